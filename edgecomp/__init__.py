@@ -1,0 +1,1 @@
+"""edgecomp: fit a trained model to a device, with proof."""
