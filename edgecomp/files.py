@@ -39,19 +39,35 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename. Raises OSError."""
+def _sync_names(folder: Path) -> None:
+    """Make renames in a folder last. Not every file system can; the content is whole either way."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
+
+
+def stage_file(path: Path, data: bytes) -> Path:
+    """Write the data beside `path` under a temporary name, synced; returns that name. Raises OSError."""
     temporary = _temporary_name(path)
     try:
         with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    return temporary
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename. Raises OSError."""
+    temporary = stage_file(path, data)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_names(path.parent)
 
 
 @contextlib.contextmanager
@@ -78,7 +94,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 previous.rename(path)
                 previous = None
             raise
-        _sync(path.parent)
+        _sync_names(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

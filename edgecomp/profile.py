@@ -11,7 +11,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from edgecomp.errors import ProfileError, UsageError, did_you_mean
 from edgecomp.resources import resource_folder
@@ -164,6 +173,13 @@ class DeviceProfile(_Table):
     limits: DefaultLimits = DefaultLimits()
     sources: dict[str, str] = Field(description="key -> where its figure comes from, or 'unverified'")
 
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def text(self) -> str:
+        """The file that the profile was read from, word by word."""
+        return self._text
+
     @model_validator(mode="after")
     def _consistent(self) -> DeviceProfile:
         if self.kind == "mcu" and self.memory.flash_bytes is None:
@@ -199,15 +215,18 @@ def read_profile(path: Path) -> DeviceProfile:
         ProfileError: The file is missing, is not TOML, or a key or value is wrong.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not valid TOML: {error}.") from error
     try:
-        return DeviceProfile.model_validate(table)
+        profile = DeviceProfile.model_validate(table)
     except ValidationError as error:
         raise ProfileError(f"{path}: {_explain(error)}", hint="See docs/profiles.md for every key.") from error
+    profile._text = text
+    return profile
 
 
 def _explain(error: ValidationError) -> str:

@@ -50,11 +50,16 @@ class Worker:
 
     The child is started at the first call and again after it died. It is a session of its own, so that Ctrl-C
     reaches only the parent, which then ends it together with whatever it started.
+
+    Attributes:
+        log_path: What the child and its libraries print.
+        has_failed: Whether anything unforeseen happened, so that the log is worth keeping.
     """
 
     def __init__(self, name: str, log_path: Path, *, environment: dict[str, str] | None = None) -> None:
         self.name = name
         self.log_path = log_path
+        self.has_failed = False
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -83,6 +88,7 @@ class Worker:
             elif isinstance(value, EdgecompError):
                 raise value
             else:
+                self.has_failed = True
                 raise WorkerError(f"{function} failed unexpectedly: {value}.", hint=f"Log: {self.log_path}")
 
     def close(self) -> None:
@@ -118,6 +124,7 @@ class Worker:
         return replies
 
     def _obituary(self, function: str) -> WorkerError:
+        self.has_failed = True
         code = self._process.wait() if self._process is not None else 0
         self.close()
         how = f"exit code {code}"

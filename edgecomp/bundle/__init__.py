@@ -1,0 +1,1 @@
+"""Bundles: one model for one device, with the proof."""

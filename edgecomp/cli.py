@@ -1,0 +1,249 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+import click
+
+from edgecomp.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NO_FIT,
+    EXIT_OK,
+    EXIT_USAGE,
+    EdgecompError,
+    UsageError,
+)
+from edgecomp.units import Drop, parse_bytes, parse_drop, parse_ms
+
+T = TypeVar("T")
+
+PRECISIONS = ("FLOAT32", "FLOAT16", "DYNAMIC_RANGE", "INT8", "INT16X8", "INT4_WEIGHTS", "SELECTIVE")
+
+
+class Quantity(click.ParamType, Generic[T]):
+    """A number with a unit: commands receive the plain number."""
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Parse text; a default that is no text passes through."""
+        if not isinstance(value, str):
+            passed: T = value
+            return passed
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = Quantity[int]("size", parse_bytes)
+TIME = Quantity[float]("time", parse_ms)
+DROP = Quantity[Drop]("drop", parse_drop)
+
+
+def _channels(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f'expected numbers with commas between, like "0.5" or "1,2,3", got {text!r}.') from None
+
+
+CHANNELS = Quantity[tuple[float, ...]]("number[,number...]", _channels)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+
+
+class Group(click.Group):
+    """Turns every expected error into one sentence and its exit code, Ctrl-C into 130."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run and exit; see `click.Command.main`."""
+        words = list(kwargs.get("args") or (args[0] if args and args[0] is not None else sys.argv[1:]))
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except EdgecompError as error:
+            code = _fail(error.message, error.hint, error.exit_code, as_json="--json" in words)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = EXIT_USAGE
+        except click.ClickException as error:
+            text = error.format_message().rstrip()
+            command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edgecomp"
+            code = _fail(text, f"See `{command} --help`.", error.exit_code, as_json="--json" in words)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("Interrupted.", err=True)
+            code = EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has enough of it; Python's own flush at exit must not complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = EXIT_FAILED
+        sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def _fail(message: str, hint: str | None, code: int, *, as_json: bool) -> int:
+    click.echo(f"Error: {message}", err=True)
+    if hint:
+        click.echo(hint, err=True)
+    if as_json:
+        body = {"schema": "edgecomp.error/1", "status": "error", "error": message, "hint": hint, "exit_code": code}
+        click.echo(json.dumps(body))
+    return code
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgecomp")
+def main() -> None:
+    """Fit a trained model to a phone, a Raspberry Pi or a microcontroller, with proof.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 finished, but nothing meets the limits; 4 a measurement was taken
+    but cannot be trusted.
+    """
+
+
+@main.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--data", help="An .npz file, a folder of images, or module:function. Default: the embedded demo data.")
+@click.option("--device", "devices", multiple=True, required=True, help="Name or .toml of a profile; repeatable.")
+@click.option("--host", "hosts", multiple=True, help="[DEVICE=][user@]host[:port] to time the bundle on; repeatable.")
+@click.option("--mean", type=CHANNELS, help="Preprocessing (x - mean) / std: one number, or one per channel.")
+@click.option("--std", type=CHANNELS, help="See --mean.")
+@click.option("--image-size", help="HEIGHTxWIDTH that every image of a folder is resized to.")
+@click.option("--metric", default="accuracy", show_default=True, help="accuracy, topK, auc, mse, mae, module:function.")
+@click.option("--max-accuracy-drop", type=DROP, help='Below the float model: "1pp" or "2%". Default: the profile\'s.')
+@click.option("--confident", is_flag=True, help="Let the bound of the 95 % interval decide, not the point estimate.")
+@click.option("--max-model-size", type=SIZE, help='Limit for the model file in flash: "96KiB".')
+@click.option("--max-ram", type=SIZE, help='Limit for tensors in RAM: "64KiB".')
+@click.option("--max-latency", type=TIME, help='Limit for the median on the device: "20ms". Needs --host.')
+@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Try only these.")
+@click.option("--io", type=click.Choice(("float32", "int8", "uint8")), help="Type of inputs and outputs.")
+@click.option("--calib-samples", default=200, show_default=True, type=click.IntRange(1), help="From train.")
+@click.option("--group-key", help="Array whose equal values must stay on one side of the split, e.g. subject.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every draw and bootstrap.")
+@click.option("--out", default="bundles", show_default=True, type=click.Path(path_type=Path), help="For the bundles.")
+@click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
+@click.option("--python", default="python3", show_default=True, help="Interpreter on the host, for --host.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="On the host, for --host.")
+@json_option
+def fit(as_json: bool, **options: Any) -> int:
+    """Make a bundle for each device from MODEL (.keras, .h5, SavedModel, .tflite).
+
+    Without MODEL the embedded demo is fitted: a small CNN on the UCI handwritten digits.
+    """
+    from edgecomp.report.progress import progress_on_stderr
+    from edgecomp.report.terminal import print_fit
+    from edgecomp.request import run_fit
+
+    with progress_on_stderr() as progress:
+        result = run_fit(options, progress)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        print_fit(result)
+    if any(device.status == "failed" for device in result.devices):
+        return EXIT_FAILED
+    return EXIT_OK if result.status == "fits" else EXIT_NO_FIT
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--host", required=True, help='[user@]host[:port], or "local" for this machine.')
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="Of the interpreter.")
+@click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="At least so many inferences.")
+@click.option("--min-seconds", default=1.0, show_default=True, help="And at least so long.")
+@click.option("--max-seconds", default=60.0, show_default=True, help="But no longer than this.")
+@click.option("--python", default="python3", show_default=True, help="Interpreter on the host that has the runtime.")
+@click.option("--identity", type=click.Path(path_type=Path), help="Private key, if not the one of ~/.ssh/config.")
+@json_option
+def bench(as_json: bool, **options: Any) -> int:
+    """Time BUNDLE on a host over SSH and compare its outputs with the golden ones."""
+    from edgecomp.report.progress import progress_on_stderr
+    from edgecomp.report.terminal import print_measurement
+    from edgecomp.request import run_bench
+
+    with progress_on_stderr() as progress:
+        measurement = run_bench(options, progress)
+    if as_json:
+        click.echo(json.dumps(measurement.to_json(), indent=2))
+    else:
+        print_measurement(measurement)
+    return EXIT_OK if measurement.golden.ok else EXIT_FAILED
+
+
+@main.group()
+def devices() -> None:
+    """The device profiles that ship with edgecomp."""
+
+
+@devices.command("list")
+@json_option
+def devices_list(as_json: bool) -> None:
+    """One line a device."""
+    from edgecomp.profile import load_profile, profile_names
+
+    profiles = [load_profile(name) for name in profile_names()]
+    if as_json:
+        rows = [{"name": p.name, "kind": p.kind, "description": p.description} for p in profiles]
+        click.echo(json.dumps({"schema": "edgecomp.devices/1", "devices": rows}, indent=2))
+        return
+    width = max(len(profile.name) for profile in profiles)
+    for profile in profiles:
+        click.echo(f"{profile.name:<{width}}  {profile.kind:<8} {profile.description}")
+
+
+@devices.command("show")
+@click.argument("device")
+@json_option
+def devices_show(device: str, as_json: bool) -> None:
+    """Everything that is known of DEVICE, with the source of each figure."""
+    from edgecomp.profile import load_profile
+
+    profile = load_profile(device)
+    if as_json:
+        body = {"schema": "edgecomp.device/1", **profile.model_dump(mode="json")}
+        click.echo(json.dumps(body, indent=2, default=str))
+    else:
+        click.echo(profile.text.rstrip())
+
+
+@main.group()
+def bundle() -> None:
+    """Look into bundles."""
+
+
+@bundle.command("verify")
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def bundle_verify(path: Path, as_json: bool) -> None:
+    """Check every sha256 of the bundle at PATH, and run its golden samples on this machine."""
+    from edgecomp.bundle.verify import verify_bundle
+
+    report = verify_bundle(path)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        click.echo(str(report))
+
+
+@bundle.command("show")
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option
+def bundle_show(path: Path, as_json: bool) -> None:
+    """Print what the bundle at PATH is and how it was made."""
+    from edgecomp.bundle.reader import read_bundle
+    from edgecomp.report.terminal import print_bundle
+
+    opened = read_bundle(path)
+    if as_json:
+        click.echo(json.dumps(opened.manifest.to_json(), indent=2))
+    else:
+        print_bundle(opened)

@@ -1,0 +1,277 @@
+"""Opening a model with the library it was written with. Imported by workers only: this is where TensorFlow comes in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tf_keras
+
+from edgecomp.errors import ModelError
+from edgecomp.files import sha256_of_path
+from edgecomp.graph import read_graph
+from edgecomp.keras_config import CUSTOM_HINT
+from edgecomp.keras_layers import first_line
+from edgecomp.keras_rebuild import graph_of, rebuild
+from edgecomp.model import CannotRebuildError, ModelInfo, ModelKind, identify
+from edgecomp.tensors import TensorSpec
+from edgecomp.tflite_edit import import_float, unique_names
+
+# What Keras and TensorFlow raise on a model they cannot open, build or trace.
+LIBRARY_ERRORS = (
+    ValueError, TypeError, KeyError, AttributeError, IndexError, NameError, OSError, ImportError, RuntimeError,
+    ArithmeticError, EOFError, tf.errors.OpError,
+)  # fmt: skip
+_POST_TRAINING = (
+    "Left out: pruning, clustering, low-rank factorization, distillation and quantization-aware training. "
+    "Post-training quantization is complete."
+)
+_SAVED_MODEL_REASON = "a SavedModel holds operators and weights, but no layers that can be trained"
+_TFLITE_REASON = "a .tflite file holds operators and weights, but no layers that can be trained"
+_MIXED_TOLERANCE, _TOLERANCE = 2e-2, 1e-3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An opened model, as flat functions of TensorFlow tensors.
+
+    Attributes:
+        kind, sha256: As in `ModelInfo`.
+        inputs, outputs: In order; None for every open axis.
+        run: Flat inputs -> flat outputs in inference mode. This is what is converted. None for a .tflite source.
+        original: The same for the Keras 3 model that `run` was rebuilt from; None where nothing was rebuilt.
+        trainable: The tf_keras model, or None.
+        reason: Why there is none.
+        notes: Sentences for the report.
+        owner: The object that holds the variables, where the converter must see it; None to freeze them first.
+        tolerance: Largest difference from the original, relative to the range of each output.
+        tflite: Bytes of a .tflite source, made ready; else None.
+    """
+
+    kind: ModelKind
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    run: Callable[..., list[Any]] | None = None
+    original: Callable[..., list[Any]] | None = None
+    trainable: Any = None
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+    owner: Any = None
+    tolerance: float = _TOLERANCE
+    tflite: bytes | None = None
+
+    def info(self) -> ModelInfo:
+        """What the caller gets to know, before any comparison."""
+        return ModelInfo(
+            kind=self.kind,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            is_trainable=self.trainable is not None,
+            training_unavailable_reason=self.reason,
+            rebuild_max_difference=None,
+            conversion_max_difference=None,
+            notes=self.notes,
+            layer_names=tuple(layer.name for layer in self.trainable.layers) if self.trainable is not None else (),
+            sha256=self.sha256,
+        )
+
+
+_cache: dict[tuple[str, str, bool], Loaded] = {}
+
+
+def load(path: str, *, trust_code: bool) -> Loaded:
+    """Open a model, or return the one that this process opened last if it is the same file.
+
+    Raises:
+        ModelError: As `identify`, or what Keras or TensorFlow says about the file.
+    """
+    source = Path(path)
+    kind = identify(source, trust_code=trust_code)
+    key = (str(source.resolve()), sha256_of_path(source), trust_code)
+    if key not in _cache:
+        loaded = _open(source, kind, key[1], trust_code)
+        for spec in loaded.inputs:
+            if spec.dtype == "string":
+                raise ModelError(
+                    f"{path}: input {spec.name!r} takes text; models on devices take numbers.",
+                    hint="Cut the model after its text preprocessing, and preprocess the data instead.",
+                )
+        _cache.clear()  # One model at a time: they may be large.
+        _cache[key] = loaded
+    return _cache[key]
+
+
+def load_trainable(path: str, *, trust_code: bool) -> Any:
+    """The tf_keras model of a file, for the techniques that train. Clone it before it is changed.
+
+    Raises:
+        ModelError: The model cannot be opened, or there is no trainable form of it.
+    """
+    loaded = load(path, trust_code=trust_code)
+    if loaded.trainable is None:
+        raise ModelError(f"{path}: cannot be trained: {loaded.reason}.", hint="Use post-training techniques.")
+    return loaded.trainable
+
+
+def from_tf_keras(model: Any, *, kind: ModelKind = ModelKind.LEGACY_H5, sha256: str = "") -> Loaded:
+    """A tf_keras model, opened from a file or changed by a technique, ready for conversion."""
+    takes_list = len(model.inputs) > 1
+
+    def run(*tensors: Any) -> list[Any]:
+        result = model(_inputs_like(model, tensors) if takes_list else tensors[0], training=False)
+        return list(tf.nest.flatten(result))
+
+    return Loaded(
+        kind=kind,
+        sha256=sha256,
+        inputs=_specs(model.inputs, model.input_names),
+        outputs=_specs(model.outputs, model.output_names),
+        run=run,
+        trainable=model,
+        # Only through a SavedModel does the converter fuse an LSTM into one operator; all else is the same and faster.
+        owner=model if _has_fusible_rnn(model) else None,
+    )
+
+
+def _inputs_like(model: Any, tensors: Sequence[Any]) -> Any:
+    """Flat tensors in the structure that a tf_keras model was made with."""
+    structure = getattr(model, "_nested_inputs", None)
+    return tf.nest.pack_sequence_as(structure, tensors) if isinstance(structure, dict) else list(tensors)
+
+
+def _has_fusible_rnn(model: Any) -> bool:
+    return any(isinstance(layer, tf_keras.layers.LSTM) for layer in model.submodules)
+
+
+def _open(path: Path, kind: ModelKind, sha256: str, trust_code: bool) -> Loaded:
+    if kind is ModelKind.TFLITE:
+        data = import_float(path.read_bytes(), str(path))
+        graph = read_graph(data, str(path))
+        note = f"Training is not possible: {_TFLITE_REASON}. {_POST_TRAINING}"
+        return Loaded(kind, sha256, graph.inputs, graph.outputs, reason=_TFLITE_REASON, notes=(note,), tflite=data)
+    try:
+        if kind is ModelKind.SAVED_MODEL:
+            return _saved_model(path, sha256)
+        if kind is ModelKind.KERAS3:
+            return _keras3(keras.models.load_model(str(path), compile=False, safe_mode=not trust_code), sha256)
+        model = tf_keras.models.load_model(str(path), compile=False, safe_mode=not trust_code)
+        if not getattr(model, "inputs", None):
+            raise ModelError(f"{path}: the model was saved before it was built: its input shape is not known.")
+        return from_tf_keras(model, kind=kind, sha256=sha256)
+    except LIBRARY_ERRORS as error:
+        raise _explain(error, path, kind) from error
+
+
+def _explain(error: Exception, path: Path, kind: ModelKind) -> ModelError:
+    library = {ModelKind.SAVED_MODEL: "TensorFlow", ModelKind.KERAS3: "Keras 3"}.get(kind, "tf_keras")
+    unknown = re.search(
+        r"(?:Unknown \w+|Could not locate (?:class|function)|Could not deserialize class):? '([^']+)'", str(error)
+    )
+    if unknown:
+        return ModelError(f"{path}: needs {unknown[1]!r}, which is not part of Keras.", hint=CUSTOM_HINT)
+    return ModelError(
+        f"{path}: {library} cannot open the model: {first_line(error)}", hint="Is the file whole? Save it again."
+    )
+
+
+def _keras3(model: Any, sha256: str) -> Loaded:
+    try:
+        graph = graph_of(model)
+    except CannotRebuildError as error:
+        graph, reason = None, error.message
+        if not getattr(model, "inputs", None):
+            raise ModelError(
+                f"{error.message}, so its inputs are not known.",
+                hint="Call it on data before saving it, or export it with model.export('folder') and pass that folder.",
+            ) from error
+    inputs = _specs(model.inputs, [tensor.name for tensor in model.inputs])
+    outputs = _specs(model.outputs, _output_names(graph) if graph is not None else [f"output_{n}" for n in range(99)])
+
+    def run(*tensors: Any) -> list[Any]:
+        structure = graph._inputs_struct if graph is not None else model.input
+        return list(keras.tree.flatten(model(keras.tree.pack_sequence_as(structure, tensors), training=False)))
+
+    notes: list[str] = []
+    tolerance = _TOLERANCE
+    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
+        tolerance = _MIXED_TOLERANCE
+        notes.append("The model computes in 16-bit floats; it is rebuilt and compared in 32 bits.")
+    try:
+        twin = from_tf_keras(rebuild(model)) if graph is not None else None
+    except CannotRebuildError as error:
+        twin, reason = None, error.message
+    if twin is None:
+        reason = f"the Keras 3 model cannot be rebuilt in tf_keras: {reason}"
+        notes.append(f"Training is not possible: {reason}. {_POST_TRAINING}")
+        return Loaded(
+            ModelKind.KERAS3, sha256, inputs, outputs, run=run, reason=reason, notes=tuple(notes), tolerance=tolerance
+        )
+    return Loaded(
+        ModelKind.KERAS3, sha256, inputs, outputs, run=twin.run, original=run, trainable=twin.trainable,
+        notes=tuple(notes), owner=twin.owner, tolerance=tolerance,
+    )  # fmt: skip
+
+
+def _output_names(graph: Any) -> list[str]:
+    """Keys of a dict of outputs, else names of the layers that make them."""
+    names = []
+    for path, tensor in keras.tree.flatten_with_path(graph._outputs_struct):
+        names.append(path[-1] if path and isinstance(path[-1], str) else tensor._keras_history.operation.name)
+    return names
+
+
+def _saved_model(path: Path, sha256: str) -> Loaded:
+    model = tf.saved_model.load(str(path))
+    signatures = {name: item for name, item in model.signatures.items() if not name.startswith("__")}
+    if "serving_default" not in signatures and len(signatures) != 1:
+        found = f"it has {', '.join(sorted(signatures))}" if signatures else "it has none"
+        raise ModelError(
+            f"{path}: the SavedModel needs a signature named serving_default, {found}.",
+            hint="Export it with model.export('folder'), or tf.saved_model.save(..., signatures=...).",
+        )
+    signature = signatures.get("serving_default") or next(iter(signatures.values()))
+    given = signature.structured_input_signature[1]
+    for name, spec in given.items():
+        if spec.shape.rank in (None, 0):
+            raise ModelError(
+                f"{path}: input {name!r} has the shape {spec.shape}; its first axis must be the batch.",
+                hint="Export the model with an input signature that has shapes.",
+            )
+
+    def run(*tensors: Any) -> list[Any]:
+        results = signature(**dict(zip(given, tensors, strict=True)))
+        return [results[name] for name in signature.structured_outputs]
+
+    return Loaded(
+        kind=ModelKind.SAVED_MODEL,
+        sha256=sha256,
+        inputs=_specs(given.values(), given),
+        outputs=_specs(signature.structured_outputs.values(), signature.structured_outputs),
+        run=run,
+        reason=_SAVED_MODEL_REASON,
+        notes=(
+            f"Training is not possible: {_SAVED_MODEL_REASON}. {_POST_TRAINING} "
+            "Pass the model as .keras or .h5 to have everything.",
+        ),
+        owner=model,
+    )
+
+
+def _specs(tensors: Any, names: Any) -> tuple[TensorSpec, ...]:
+    tensors = list(tensors)
+    unique = unique_names(list(names)[: len(tensors)])
+    return tuple(
+        TensorSpec(name, tuple(_sizes(tensor)), tf.as_dtype(tensor.dtype).name)
+        for name, tensor in zip(unique, tensors, strict=True)
+    )
+
+
+def _sizes(tensor: Any) -> list[int | None]:
+    shape = tf.TensorShape(tensor.shape)
+    return list(shape.as_list()) if shape.rank is not None else [None]

@@ -1,0 +1,244 @@
+"""The order of a fit: profile -> model + data -> check -> plan -> candidates -> validate -> bundle."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgecomp.bundle.writer import require_writable
+from edgecomp.candidates import Shop, Target, accuracy_of, evaluate, make_candidate
+from edgecomp.check import require_runnable
+from edgecomp.convert import ENVIRONMENT
+from edgecomp.data import DataOptions
+from edgecomp.delivery import Provenance, deliver, describe_limits, versions
+from edgecomp.errors import ModelError
+from edgecomp.executors.local import Progress, Worker
+from edgecomp.graph import Graph, read_graph
+from edgecomp.inference import KernelFamily
+from edgecomp.metrics import looks_memorised
+from edgecomp.model import ModelInfo, identify
+from edgecomp.plan import Step, make_plan
+from edgecomp.profile import Precision
+from edgecomp.quantize import Io
+from edgecomp.results import CandidateResult, DeviceResult, FitResult, FloatModel, ModelSummary
+from edgecomp.search import search
+from edgecomp.stages import DataFacts, MadeFile, Workbench
+
+_STAGES = "edgecomp.stages:"
+_COMPARED_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What the user asks for.
+
+    Attributes:
+        model: Path of the model.
+        targets: The devices, each with its limits.
+        precisions: Asked for; empty for each profile's own order.
+        metric: "accuracy", "top5", "auc", "mse", "mae" or "module:function".
+        confident: The bound of the interval decides the accuracy limit, not the point estimate.
+        out: Folder of the bundles.
+    """
+
+    model: Path
+    data: DataOptions
+    targets: tuple[Target, ...]
+    out: Path
+    metric: str = "accuracy"
+    precisions: tuple[Precision, ...] = ()
+    confident: bool = False
+    trust_code: bool = False
+    seed: int = 0
+
+
+def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
+    """Fit a model to every device and write a bundle for each that fits.
+
+    Raises:
+        EdgecompError: The model or the data cannot be used, or nothing can be written; nothing is left behind.
+    """
+    started = time.monotonic()
+    report = progress or _silent
+    identify(request.model, trust_code=request.trust_code)
+    require_writable(request.out)
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="edgecomp-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        importing, quantizing, micro = _start_workers(stack)
+        imported = _import(request, Workbench(folder, request.metric, request.seed), importing, quantizing, report)
+        shop = Shop(
+            bench=imported.bench,
+            quantizing=quantizing,
+            micro=micro,
+            metric_is_ratio=imported.facts.metric_is_ratio,
+            confident=request.confident,
+            progress=report,
+            convert=_converter(request, imported, importing),
+        )
+        devices = tuple(_fit_device(request, shop, imported, target) for target in request.targets)
+        return _result(request, shop, imported, devices, started)
+
+
+def _start_workers(stack: ExitStack) -> list[Worker]:
+    """One worker each for TensorFlow, ai-edge-quantizer and tflite-micro; their logs outlive them if one failed."""
+    logs = Path(tempfile.mkdtemp(prefix="edgecomp-logs-"))
+    workers = [
+        Worker("TensorFlow", logs / "tensorflow.log", environment=ENVIRONMENT),
+        Worker("quantization", logs / "quantization.log"),
+        Worker("tflite-micro", logs / "tflite-micro.log"),
+    ]
+
+    def clear_logs() -> None:
+        if not any(worker.has_failed for worker in workers):
+            shutil.rmtree(logs, ignore_errors=True)
+
+    stack.callback(clear_logs)
+    for worker in workers:
+        stack.enter_context(worker)
+    return workers
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """The model and the data, held against each other."""
+
+    bench: Workbench
+    info: ModelInfo
+    graph: Graph
+    facts: DataFacts
+    data: dict[str, Any]
+
+
+def _import(
+    request: FitRequest, bench: Workbench, importing: Worker, quantizing: Worker, report: Progress
+) -> _Imported:
+    """Read both at once, bind them, convert the model to a float .tflite and compare the two on real inputs."""
+    report("reading model and data", 0, 0)
+    path, trust_code = str(request.model.resolve()), request.trust_code
+    with ThreadPoolExecutor(1) as thread:
+        opened = thread.submit(importing.call, "edgecomp.convert:inspect", path=path, trust_code=trust_code)
+        try:
+            data = quantizing.call(_STAGES + "prepare_data", bench=bench, options=request.data, progress=report)
+        except BaseException:
+            importing.close()  # Ends the other half too: nobody will look at it.
+            raise
+        info: ModelInfo = opened.result()
+    bench = replace(bench, inputs=info.inputs, outputs=info.outputs)
+    quantizing.call(_STAGES + "bind_data", bench=bench)
+    samples = bench.folder / "samples.npz"
+    quantizing.call(_STAGES + "save_samples", bench=bench, path=samples, split="validation", count=_COMPARED_SAMPLES)
+    report("converting to a float .tflite", 0, 0)
+    runtimes = [target.profile.runtime for target in request.targets]
+    info = importing.call(
+        "edgecomp.convert:convert_to_float_tflite",
+        path=path,
+        trust_code=trust_code,
+        out_path=str(bench.float_model),
+        samples_path=str(samples),
+        allow_select_tf=all(runtime.custom_operators for runtime in runtimes),
+        allow_resource_variables=all(runtime.resource_variables for runtime in runtimes),
+    )
+    graph = read_graph(bench.float_model.read_bytes(), "The converted model")
+    bench = replace(bench, inputs=graph.inputs, outputs=graph.outputs)
+    return _Imported(bench, info, graph, quantizing.call(_STAGES + "bind_data", bench=bench), data)
+
+
+def _converter(request: FitRequest, imported: _Imported, importing: Worker) -> Callable[[Io], MadeFile]:
+    """TensorFlow's own INT8 road, for graphs that ai-edge-quantizer refuses."""
+
+    def convert(io: Io) -> MadeFile:
+        made: MadeFile = importing.call(
+            _STAGES + "make_candidate_with_converter",
+            bench=imported.bench,
+            source=request.model.resolve(),
+            trust_code=request.trust_code,
+            io=io,
+        )
+        return made
+
+    return convert
+
+
+def _fit_device(request: FitRequest, shop: Shop, imported: _Imported, target: Target) -> DeviceResult:
+    """Candidates, choice, test score and bundle for one device."""
+    device, limits = target.profile.name, describe_limits(target.budget)
+    shop.progress(f"{device}: checking operators", 0, 0)
+    try:
+        require_runnable(imported.graph, target.profile)
+        steps = make_plan(target.profile, request.precisions, has_calibration=imported.facts.has_calibration)
+    except ModelError as error:
+        if len(request.targets) == 1:
+            raise
+        return DeviceResult(device=device, status="failed", reason=str(error), limits=limits, candidates=())
+
+    def make(step: Step) -> CandidateResult:
+        shop.progress(f"{device}: {step.precision}", 0, 0)
+        return make_candidate(shop, target, step)
+
+    results = search(steps, make)
+    chosen = next((result for result in results if result.status == "chosen"), None)
+    if chosen is None:
+        return DeviceResult(device=device, status="no_fit", limits=limits, candidates=tuple(results))
+    provenance = Provenance(
+        source={"name": request.model.name, "kind": imported.info.kind, "sha256": imported.info.sha256},
+        data_sha256=imported.data["sha256"],
+        mean=request.data.mean,
+        std=request.data.std,
+        class_names=imported.facts.class_names,
+        seed=request.seed,
+        versions=versions(),
+    )
+    return deliver(shop, target, results, provenance, out=request.out, stem=request.model.stem)
+
+
+def _result(
+    request: FitRequest, shop: Shop, imported: _Imported, devices: tuple[DeviceResult, ...], started: float
+) -> FitResult:
+    kernels = KernelFamily.LITERT_XNNPACK
+    validation = evaluate(shop, imported.bench.float_model, kernels, "validation")
+    test = evaluate(shop, imported.bench.float_model, kernels, "test")
+    notes = imported.facts.notes + imported.facts.warnings
+    if validation.score is not None and test.score is not None:
+        memorised = looks_memorised(
+            validation.score,
+            test.score,
+            higher_is_better=imported.facts.metric_higher_is_better,
+            is_ratio=imported.facts.metric_is_ratio,
+        )
+        notes += () if memorised is None else (memorised,)
+    return FitResult(
+        status="fits" if all(device.status == "fits" for device in devices) else "no_fit",
+        model=ModelSummary(
+            path=str(request.model),
+            kind=imported.info.kind,
+            sha256=imported.info.sha256,
+            is_trainable=imported.info.is_trainable,
+            rebuild_max_difference=imported.info.rebuild_max_difference,
+            notes=imported.info.notes,
+        ),
+        data=imported.data,
+        metric=imported.facts.metric_name,
+        float_model=FloatModel(
+            model_bytes=imported.graph.file_bytes,
+            macs=imported.graph.macs,
+            accuracy=accuracy_of(test.score, test.samples, "test", kernels),
+            validation_accuracy=accuracy_of(validation.score, validation.samples, "validation", kernels),
+        ),
+        devices=devices,
+        notes=notes,
+        seed=request.seed,
+        versions=versions(),
+        seconds=round(time.monotonic() - started, 2),
+    )

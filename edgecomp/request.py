@@ -1,0 +1,105 @@
+"""From the options of a command to the call behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgecomp import demo
+from edgecomp.budget import Budget
+from edgecomp.candidates import Target
+from edgecomp.errors import UsageError
+from edgecomp.profile import DeviceProfile, Precision, load_profile
+
+if TYPE_CHECKING:
+    from edgecomp.executors.local import Progress
+    from edgecomp.results import FitResult
+
+
+def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
+    """`edgecomp fit`: check every option before any work, then fit, then time the bundles on their hosts.
+
+    Raises:
+        UsageError: Options that contradict each other.
+        EdgecompError: See `pipeline.fit`.
+    """
+    profiles = _profiles(options["devices"])
+    hosts = _hosts(options["hosts"], profiles)
+    if options["max_latency"] is not None and not hosts:
+        raise UsageError(
+            "--max-latency is judged by measuring on the device and needs --host.",
+            hint="Add --host user@host, or leave the limit out.",
+        )
+    from edgecomp.data import DataOptions, parse_image_size
+    from edgecomp.pipeline import FitRequest, fit
+
+    is_demo = options["model"] is None
+    if is_demo != (options["data"] is None):
+        missing = "MODEL" if is_demo else "--data"
+        raise UsageError(
+            f"{missing} is missing: a model and its data go together.", hint="Give both, or neither for the demo."
+        )
+    mean, std = options["mean"], options["std"]
+    if is_demo:
+        mean, std = mean or demo.MEAN, std or demo.STD
+    request = FitRequest(
+        model=demo.model_path() if is_demo else options["model"],
+        data=DataOptions(
+            source=str(demo.data_path()) if is_demo else options["data"],
+            mean=mean,
+            std=std,
+            calibration_samples=options["calib_samples"],
+            group_key=options["group_key"],
+            image_size=None if options["image_size"] is None else parse_image_size(options["image_size"]),
+            seed=options["seed"],
+        ),
+        targets=tuple(_target(profile, options) for profile in profiles),
+        out=options["out"],
+        metric=options["metric"],
+        precisions=tuple(Precision(name) for name in options["precisions"]),
+        confident=options["confident"],
+        trust_code=options["trust_model_code"],
+        seed=options["seed"],
+    )
+    return fit(request, progress=progress)
+
+
+def _profiles(names: tuple[str, ...]) -> list[DeviceProfile]:
+    profiles = [load_profile(name) for name in names]
+    seen: set[str] = set()
+    for profile in profiles:
+        if profile.name in seen:
+            raise UsageError(f"--device {profile.name} is given twice.")
+        seen.add(profile.name)
+    return profiles
+
+
+def _hosts(texts: tuple[str, ...], profiles: list[DeviceProfile]) -> dict[str, str]:
+    """[DEVICE=]TARGET -> target by device. Without DEVICE it is for every device that can be reached by SSH."""
+    names = {profile.name for profile in profiles}
+    reachable = [profile.name for profile in profiles if profile.kind != "mcu"]
+    hosts: dict[str, str] = {}
+    for text in texts:
+        device, separator, target = text.partition("=")
+        if separator and device not in names:
+            raise UsageError(f"--host {text}: {device!r} is not among --device {', '.join(sorted(names))}.")
+        for name in [device] if separator else reachable:
+            if name in hosts:
+                raise UsageError(f"--host names {name} twice: {hosts[name]} and {target or text}.")
+            hosts[name] = target if separator else text
+    if texts and not hosts:
+        raise UsageError(
+            f"--host is of no use for {', '.join(sorted(names))}: a microcontroller cannot be reached by SSH.",
+            hint="Add a --device that can, or leave --host out.",
+        )
+    return hosts
+
+
+def _target(profile: DeviceProfile, options: dict[str, Any]) -> Target:
+    budget = Budget.for_device(
+        profile,
+        max_accuracy_drop=options["max_accuracy_drop"],
+        max_model_bytes=options["max_model_size"],
+        max_ram_bytes=options["max_ram"],
+        max_latency_ms=options["max_latency"],
+    )
+    return Target(profile, budget, options["io"] or profile.precisions.io)

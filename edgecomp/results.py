@@ -1,0 +1,146 @@
+"""What a fit found, as --json prints it; docs/fit-result.schema.json is the JSON Schema of `FitResult`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Mode = Literal["measured", "simulated", "estimated"]
+CandidateStatus = Literal["chosen", "rejected", "failed", "skipped"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Interval(_Model):
+    """A value with its 95 % interval (bootstrap over samples)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Accuracy(Interval):
+    """A score on one split of the data, computed from the candidate's very bytes."""
+
+    mode: Mode
+    split: Literal["validation", "test"]
+    samples: int
+    kernels: str = Field(description="Kernel family that computed the outputs, on this machine.")
+
+
+class Latency(Interval):
+    """Milliseconds of one inference: the median of the raw samples."""
+
+    mode: Mode
+    p90: float
+    on: str = Field(description="The machine, and whether it is the device of the profile.")
+    is_profile_device: bool
+    num_threads: int
+    runs: int
+
+
+class TflmCheck(_Model):
+    """The candidate in the tflite-micro interpreter beside LiteRT's reference kernels, on the same real inputs."""
+
+    samples: int
+    max_difference_lsb: float = Field(description="Largest output difference, in steps of the output's scale.")
+    argmax_agreement: float | None = Field(description="Share of samples with the same answer; null if no classes.")
+
+
+class BrokenLimit(_Model):
+    """A limit that the candidate breaks, and by how much."""
+
+    limit: str
+    value: float
+    allowed: float
+    unit: str
+    text: str
+
+
+class CandidateResult(_Model):
+    """One candidate for one device; what was not measured is null."""
+
+    name: str
+    status: CandidateStatus
+    reason: str
+    sha256: str | None = None
+    method: str | None = Field(default=None, description="Which tool made the file.")
+    io: str | None = Field(default=None, description="Type of the file's inputs and outputs.")
+    accuracy: Accuracy | None = Field(default=None, description="On test for the chosen one, else on validation.")
+    accuracy_drop_pp: Interval | None = Field(
+        default=None, description="Float model minus candidate in percentage points, paired on the same samples."
+    )
+    score_drop: Interval | None = Field(
+        default=None, description="For metrics that are no ratio: how much worse, in the metric's unit."
+    )
+    validation_accuracy: Accuracy | None = Field(default=None, description="What the choice was made on.")
+    agreement: Interval | None = Field(default=None, description="Share of samples answered as the float model does.")
+    output_snr_db: float | None = Field(default=None, description="Against the float outputs; null if they are equal.")
+    model_bytes: int | None = None
+    compressed_bytes: int | None = Field(default=None, description="Deflated, as for an over-the-air update.")
+    arena_bytes: int | None = None
+    arena_mode: Mode | None = None
+    ram_bytes: int | None = Field(default=None, description="What is held against the RAM limit.")
+    latency_ms: Latency | None = None
+    tflm: TflmCheck | None = None
+    float_operators: tuple[str, ...] = ()
+    kept_operators: tuple[str, ...] = ()
+    breaks: tuple[BrokenLimit, ...] = ()
+    seconds: float = 0.0
+
+
+class DeviceResult(_Model):
+    """What was found for one device."""
+
+    device: str
+    status: Literal["fits", "no_fit", "failed"]
+    reason: str | None = None
+    chosen: str | None = None
+    bundle: str | None = Field(default=None, description="Path of the bundle's .zip; the folder stands beside it.")
+    bundle_sha256: str | None = None
+    limits: dict[str, float | str | None]
+    candidates: tuple[CandidateResult, ...]
+    notes: tuple[str, ...] = ()
+
+
+class FloatModel(_Model):
+    """The float model that every candidate is held against."""
+
+    model_bytes: int
+    macs: int
+    accuracy: Accuracy | None
+    validation_accuracy: Accuracy | None
+
+
+class ModelSummary(_Model):
+    """The model as it was given."""
+
+    path: str
+    kind: str
+    sha256: str
+    is_trainable: bool
+    rebuild_max_difference: float | None
+    notes: tuple[str, ...] = ()
+
+
+class FitResult(_Model):
+    """The one object that `edgecomp fit --json` prints."""
+
+    schema_version: Literal["edgecomp.fit/1"] = Field(default="edgecomp.fit/1", alias="schema")
+    status: Literal["fits", "no_fit"]
+    model: ModelSummary
+    data: dict[str, Any]
+    metric: str
+    float_model: FloatModel
+    devices: tuple[DeviceResult, ...]
+    notes: tuple[str, ...] = ()
+    seed: int
+    versions: dict[str, str]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,47 @@
+"""Which candidate is made next, and which one wins: the first of the plan that meets every limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edgecomp.plan import Step
+from edgecomp.profile import Precision
+from edgecomp.results import CandidateResult
+
+
+def search(steps: Sequence[Step], make: Callable[[Step], CandidateResult]) -> list[CandidateResult]:
+    """Make candidates in order until one fits.
+
+    Args:
+        steps: The plan.
+        make: Makes and measures one candidate: status "chosen" if it meets every limit, "rejected" with what it
+            breaks if not, "failed" with the reason if it could not be made.
+
+    Returns:
+        One result per step, in the order of the plan; at most one has status "chosen".
+    """
+    results: list[CandidateResult] = []
+    for step in steps:
+        reason = step.ruled_out or _skip(step, results)
+        if reason is not None:
+            results.append(CandidateResult(name=step.precision, status="skipped", reason=reason))
+        else:
+            results.append(make(step))
+    return results
+
+
+def _skip(step: Step, results: Sequence[CandidateResult]) -> str | None:
+    """Why a step is not worth making after those before it, or None."""
+    chosen = next((result.name for result in results if result.status == "chosen"), None)
+    if chosen is not None:
+        suffix = ", and this one is tried only when the others do not fit" if step.is_fallback else ""
+        return f"{chosen} already meets every limit{suffix}"
+    if step.precision is Precision.SELECTIVE:
+        int8 = next((result for result in results if result.name == Precision.INT8 and result.breaks), None)
+        if int8 is not None:
+            broken = {limit.limit for limit in int8.breaks}
+            if "accuracy_drop" not in broken:
+                return "it raises INT8's accuracy, which is not what INT8 lacks"
+            if "model_size" in broken:
+                return "it is larger than INT8, which is already too large"
+    return None

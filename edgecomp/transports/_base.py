@@ -1,0 +1,155 @@
+"""What every way of reaching a device has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from edgecomp.errors import TransportError
+
+MAX_OUTPUT_BYTES = 64 * 2**20
+"""What a command may print in all; a device that prints without end must not fill the host's memory."""
+
+STOP_GRACE_S = 5.0
+"""How long a command that is ended early has to clean up after itself before it is killed."""
+
+LineCallback = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command on the device ended.
+
+    Attributes:
+        exit_code: Its exit status; 128 + N where signal N ended it, 127 where there is no such command.
+        stdout, stderr: All that it printed.
+    """
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True)
+class ConnectOptions:
+    """How to reach the device, as far as the target itself does not say.
+
+    Attributes:
+        ssh_config: OpenSSH client configuration to read; None for the user's own.
+        known_hosts: The only file of trusted host keys; None for those that the configuration names.
+        identity: The only private key to offer; None for those that the configuration and the agent know.
+        connect_timeout_s: For connection, key exchange and login together.
+    """
+
+    ssh_config: Path | None = None
+    known_hosts: Path | None = None
+    identity: Path | None = None
+    connect_timeout_s: float = 15.0
+
+
+class Transport(Protocol):
+    """A connection to one device. One call at a time; commands are argument vectors, never shell text.
+
+    Attributes:
+        host: What to call the device in messages and results; never holds a secret.
+    """
+
+    host: str
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        hold_stdin: bool = False,
+        on_line: LineCallback | None = None,
+    ) -> CommandResult:
+        """Run a command to its end.
+
+        A command that does not end in time, or whose `on_line` raises, loses its stdin and gets SIGTERM; after
+        `STOP_GRACE_S` it is killed.
+
+        Args:
+            argv: The command and its arguments; a relative path starts where the transport starts.
+            timeout_s: From start to end.
+            stdin: Given to the command.
+            hold_stdin: Keep stdin open after `stdin` was sent, so that its end tells the command that we are gone.
+            on_line: Called with each line of stdout as it arrives, maybe from another thread.
+
+        Raises:
+            CommandTimeoutError: It did not end in time.
+            TransportError: The connection was lost, or it printed more than `MAX_OUTPUT_BYTES`.
+        """
+        ...
+
+    def put(self, data: bytes, remote_path: str, *, timeout_s: float = 120.0) -> None:
+        """Write a file on the device, whole or not at all, readable by its owner only.
+
+        Raises:
+            CommandTimeoutError: It took too long.
+            TransportError: The device refused it, or the connection was lost.
+        """
+        ...
+
+    def get(self, remote_path: str, *, timeout_s: float = 120.0) -> bytes:
+        """Read a file from the device.
+
+        Raises:
+            CommandTimeoutError: It took too long.
+            TransportError: The device refused it, or the connection was lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the device. Safe to call twice."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class OutputCollector:
+    """Gathers what a command prints, and hands its stdout on line by line."""
+
+    def __init__(self, host: str, on_line: LineCallback | None) -> None:
+        self._host = host
+        self._on_line = on_line
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+        self._lines_end = 0
+
+    def add_stdout(self, data: bytes) -> None:
+        """Raises TransportError beyond `MAX_OUTPUT_BYTES`."""
+        self._stdout += data
+        self._check()
+        if self._on_line is None:
+            return
+        while (newline := self._stdout.find(b"\n", self._lines_end)) >= 0:
+            line = self._stdout[self._lines_end : newline]
+            self._lines_end = newline + 1
+            self._on_line(line.decode(errors="replace").rstrip("\r"))
+
+    def add_stderr(self, data: bytes) -> None:
+        """Raises TransportError beyond `MAX_OUTPUT_BYTES`."""
+        self._stderr += data
+        self._check()
+
+    def result(self, exit_code: int) -> CommandResult:
+        """What was gathered; a last line without its newline is handed on first."""
+        if self._on_line is not None and self._lines_end < len(self._stdout):
+            self._on_line(self._stdout[self._lines_end :].decode(errors="replace"))
+            self._lines_end = len(self._stdout)
+        return CommandResult(exit_code, bytes(self._stdout), bytes(self._stderr))
+
+    def _check(self) -> None:
+        if len(self._stdout) + len(self._stderr) > MAX_OUTPUT_BYTES:
+            raise TransportError(
+                f"A command on {self._host} printed more than {MAX_OUTPUT_BYTES // 2**20} MiB and was stopped."
+            )

@@ -1,0 +1,39 @@
+"""What every test may use: the models and data of EDGECOMP_DATA, the command line, and the rule about skips."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("EDGECOMP_DATA", ROOT.parent / "shared" / "data"))
+REQUIRED = os.environ.get("EDGECOMP_REQUIRE_DEVICES") == "1"
+
+
+def missing(what: str) -> None:
+    """Skip for want of something, or fail where CI says that everything must be there."""
+    if REQUIRED:
+        pytest.fail(f"EDGECOMP_REQUIRE_DEVICES=1, but {what}")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real models and data."""
+    if not DATA.is_dir():
+        missing(f"there are no models and data at {DATA} (set EDGECOMP_DATA)")
+    return DATA
+
+
+@pytest.fixture
+def run_cli():
+    """Call `edgecomp ARGS` in this process."""
+    from edgecomp.cli import main
+
+    def run(*args: str) -> Result:
+        return CliRunner().invoke(main, [str(arg) for arg in args])
+
+    return run

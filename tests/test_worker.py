@@ -1,0 +1,97 @@
+import os
+import signal
+import time
+
+import pytest
+
+from edgecomp.errors import UsageError, WorkerError
+from edgecomp.executors.local import Worker
+
+
+@pytest.fixture
+def worker(tmp_path):
+    with Worker("test", tmp_path / "log", environment={"EDGECOMP_TEST": "yes"}) as worker:
+        yield worker
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().split()[2] != "Z"
+
+
+def gone_soon(pid):
+    for _ in range(200):
+        if not alive(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_results_come_back_and_the_process_is_reused(worker):
+    first = worker.call("os:getpid")
+    assert worker.call("os:getpid") == first != os.getpid()
+    assert worker.call("os:getenv", key="EDGECOMP_TEST") == "yes"
+
+
+def test_expected_errors_arrive_as_they_are_with_their_hint(worker):
+    with pytest.raises(UsageError, match="Unknown unit 'parsec'"):
+        worker.call("edgecomp.units:parse_bytes", text="1parsec")
+    with pytest.raises(WorkerError, match="ZeroDivisionError: division by zero"):
+        worker.call("tests.worker_functions:divide", by=0)
+
+
+def test_what_a_function_prints_goes_to_the_log_only(worker, capfd):
+    assert worker.call("tests.worker_functions:noisy") == "done"
+    assert capfd.readouterr() == ("", "")
+    text = worker.log_path.read_text()
+    assert "python stdout" in text
+    assert "native stdout" in text
+    assert "native stderr" in text
+
+
+def test_a_dead_worker_is_one_failed_call_and_the_next_one_runs(worker):
+    with pytest.raises(WorkerError, match=r"test worker died .*signal SIGSEGV"):
+        worker.call("tests.worker_functions:die", number=int(signal.SIGSEGV))
+    with pytest.raises(WorkerError, match="signal SIGKILL, most likely for want of memory"):
+        worker.call("tests.worker_functions:die", number=int(signal.SIGKILL))
+    with pytest.raises(WorkerError, match="exit code 3"):
+        worker.call("os:_exit", status=3)
+    assert worker.call("os:getenv", key="EDGECOMP_TEST") == "yes"
+
+
+def test_progress_is_forwarded(worker):
+    seen = []
+    worker.call("tests.worker_functions:counting", progress=lambda *step: seen.append(step), to=3)
+    assert seen == [("counting", 0, 3), ("counting", 1, 3), ("counting", 2, 3)]
+
+
+def test_closing_ends_the_child_and_what_it_started(tmp_path):
+    worker = Worker("test", tmp_path / "log")
+    grandchild = worker.call("tests.worker_functions:start_sleeper")
+    child = worker.call("os:getpid")
+    assert alive(child)
+    assert alive(grandchild)
+    worker.close()
+    assert gone_soon(child)
+    assert gone_soon(grandchild)
+
+
+def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, pathlib, time\n"
+        "from edgecomp.executors.local import Worker\n"
+        f"worker = Worker('orphan', pathlib.Path({str(tmp_path / 'log')!r}))\n"
+        "print(worker.call('os:getpid'), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    assert gone_soon(child)
