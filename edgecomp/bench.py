@@ -230,7 +230,7 @@ def profile_mismatches(profile: DeviceProfile, facts: DeviceFacts) -> tuple[str,
 
 def percentile_ms(samples_us: Sequence[float], percent: float) -> float:
     """Percentile of microseconds, in milliseconds; linear between the two nearest samples."""
-    return float(np.percentile(np.asarray(samples_us), percent)) / 1000
+    return _ms(float(np.percentile(np.asarray(samples_us), percent)))
 
 
 def median_interval_ms(samples_us: Sequence[float]) -> tuple[float, float]:
@@ -242,7 +242,12 @@ def median_interval_ms(samples_us: Sequence[float]) -> tuple[float, float]:
     count = len(ordered)
     middle, half = (count + 1) / 2, _Z_95 * math.sqrt(count) / 2
     low, high = max(1, math.floor(middle - half)), min(count, math.ceil(middle + half))
-    return ordered[low - 1] / 1000, ordered[high - 1] / 1000
+    return _ms(ordered[low - 1]), _ms(ordered[high - 1])
+
+
+def _ms(microseconds: float) -> float:
+    """To the nanosecond, which is all that the clock of the device tells."""
+    return round(microseconds / 1000, 6)
 
 
 def _measurement(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgecomp.budget import Budget, Values
+from edgecomp.bench import Measurement
+from edgecomp.budget import Budget, Values, Violation
 from edgecomp.errors import EdgecompError, QuantizationError, WorkerError
 from edgecomp.executors.local import Progress, Worker
 from edgecomp.graph import read_graph
@@ -20,7 +21,7 @@ from edgecomp.metrics import Estimate
 from edgecomp.plan import Step, kept_precision
 from edgecomp.profile import DeviceProfile, Precision
 from edgecomp.quantize import Io, QuantizationOptions, effective_io
-from edgecomp.results import Accuracy, BrokenLimit, CandidateResult, Interval, Latency, Mode, TflmCheck
+from edgecomp.results import Accuracy, BrokenLimit, CandidateResult, Interval, Mode, TflmCheck
 from edgecomp.stages import Comparison, MadeFile, TflmReport, Workbench
 
 Split = Literal["validation", "test"]
@@ -51,12 +52,12 @@ class Shop:
 
 @dataclass(frozen=True)
 class Target:
-    """One device: its profile, limits, type of inputs and outputs, and how its latency can be measured."""
+    """One device: its profile, limits, type of inputs and outputs, and what times a bundle on it (None: nothing)."""
 
     profile: DeviceProfile
     budget: Budget
     io: Io
-    measure: Callable[[MadeFile, CandidateResult], Latency] | None = None
+    measure: Callable[[Path], Measurement] | None = None
 
 
 def tflm_available() -> bool:
@@ -151,14 +152,12 @@ def _judge(
     shop: Shop, target: Target, made: MadeFile, result: CandidateResult, comparison: Comparison
 ) -> CandidateResult:
     drop, float_score = _decisive_drop(comparison, shop.confident)
-    values = Values(drop, float_score, made.model_bytes, result.ram_bytes or 0)
-    broken = target.budget.violations(values)
-    if not broken and target.measure is not None and target.budget.max_latency_ms is not None:
-        latency = target.measure(made, result)
-        result = result.model_copy(update={"latency_ms": latency})
-        if latency.is_profile_device:
-            values = Values(drop, float_score, made.model_bytes, result.ram_bytes or 0, latency.value)
-            broken = target.budget.violations(values)
+    broken = target.budget.violations(Values(drop, float_score, made.model_bytes, result.ram_bytes or 0))
+    return judged(result, broken)
+
+
+def judged(result: CandidateResult, broken: list[Violation]) -> CandidateResult:
+    """The result with the limits that it breaks: chosen if there are none."""
     breaks = tuple(
         BrokenLimit(limit=item.limit, value=item.value, allowed=item.allowed, unit=item.unit, text=str(item))
         for item in broken

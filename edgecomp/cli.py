@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import click
 
@@ -16,11 +16,15 @@ from edgecomp.errors import (
     EXIT_INTERRUPTED,
     EXIT_NO_FIT,
     EXIT_OK,
+    EXIT_UNTRUSTED,
     EXIT_USAGE,
     EdgecompError,
     UsageError,
 )
 from edgecomp.units import Drop, parse_bytes, parse_drop, parse_ms
+
+if TYPE_CHECKING:
+    from edgecomp.results import FitResult
 
 T = TypeVar("T")
 
@@ -126,7 +130,7 @@ def main() -> None:
 @click.option("--max-latency", type=TIME, help='Limit for the median on the device: "20ms". Needs --host.')
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Try only these.")
 @click.option("--io", type=click.Choice(("float32", "int8", "uint8")), help="Type of inputs and outputs.")
-@click.option("--calib-samples", default=200, show_default=True, type=click.IntRange(1), help="From train.")
+@click.option("--calibration-samples", default=200, show_default=True, type=click.IntRange(1), help="From train.")
 @click.option("--group-key", help="Array whose equal values must stay on one side of the split, e.g. subject.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every draw and bootstrap.")
 @click.option("--out", default="bundles", show_default=True, type=click.Path(path_type=Path), help="For the bundles.")
@@ -149,9 +153,19 @@ def fit(as_json: bool, **options: Any) -> int:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:
         print_fit(result)
-    if any(device.status == "failed" for device in result.devices):
+    return _exit_code(result)
+
+
+def _exit_code(result: FitResult) -> int:
+    if any(device.status == "failed" or device.error is not None for device in result.devices):
         return EXIT_FAILED
-    return EXIT_OK if result.status == "fits" else EXIT_NO_FIT
+    if result.status != "fits":
+        return EXIT_NO_FIT
+    timed = [item.latency_ms for device in result.devices for item in device.candidates if item.status == "chosen"]
+    limited = any(device.limits["max_latency_ms"] is not None for device in result.devices)
+    wrong = any(latency is not None and not latency.golden_ok for latency in timed)
+    unjudged = limited and any(latency is not None and not latency.is_trusted for latency in timed)
+    return EXIT_UNTRUSTED if wrong or unjudged else EXIT_OK
 
 
 @main.command()
@@ -176,7 +190,7 @@ def bench(as_json: bool, **options: Any) -> int:
         click.echo(json.dumps(measurement.to_json(), indent=2))
     else:
         print_measurement(measurement)
-    return EXIT_OK if measurement.golden.ok else EXIT_FAILED
+    return EXIT_OK if measurement.golden.ok else EXIT_UNTRUSTED
 
 
 @main.group()

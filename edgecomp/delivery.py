@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgecomp.budget import Budget
+from edgecomp.budget import Budget, Violation
 from edgecomp.bundle.manifest import Golden, Manifest, PlanStep, Preprocessing, TensorEntry
 from edgecomp.bundle.writer import file_entries, runner_script, write_bundle
-from edgecomp.candidates import Shop, Target, decision_kernels, evaluate, tflm_available, with_scores
+from edgecomp.candidates import Shop, Target, decision_kernels, evaluate, judged, tflm_available, with_scores
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, runtime_version
 from edgecomp.profile import DeviceProfile
-from edgecomp.results import CandidateResult, DeviceResult
+from edgecomp.results import CandidateResult, DeviceResult, Latency
 
 # TFLM's reference kernels take long on large models: above this the test score comes from LiteRT, and says so.
 _TFLM_TEST_SECONDS = 180.0
@@ -63,47 +63,20 @@ def describe_limits(budget: Budget) -> dict[str, float | str | None]:
 
 
 def deliver(
-    shop: Shop,
-    target: Target,
-    results: list[CandidateResult],
-    provenance: Provenance,
-    *,
-    out: Path,
-    stem: str,
+    shop: Shop, target: Target, results: list[CandidateResult], provenance: Provenance, out: Path
 ) -> DeviceResult:
     """Evaluate the chosen candidate on test, once, and write its bundle.
 
     Raises:
         BundleError: The bundle cannot be written; nothing is left behind.
     """
-    profile = target.profile
     index = next(i for i, result in enumerate(results) if result.status == "chosen")
-    model = shop.bench.folder / f"{results[index].sha256}.tflite"
-    shop.progress(f"{profile.name}: test split, once", 0, 0)
-    chosen, notes = _test(shop, target, results[index], model)
+    shop.progress(f"{target.profile.name}: test split, once", 0, 0)
+    chosen, notes = _test(shop, target, results[index])
     results = [*results[:index], chosen, *results[index + 1 :]]
-    kernels = KernelFamily.TFLM if profile.runtime.name == "tflm" and tflm_available() else decision_kernels(profile)
-    files, golden = _files(shop, profile, model, kernels)
-    graph = read_graph(files["model.tflite"])
-    manifest = Manifest(
-        device=profile.name,
-        chosen=chosen.name,
-        source=provenance.source | {"data_sha256": provenance.data_sha256},
-        files=file_entries(files),
-        inputs=tuple(TensorEntry.of(spec) for spec in graph.inputs),
-        outputs=tuple(TensorEntry.of(spec) for spec in graph.outputs),
-        preprocessing=Preprocessing(mean=provenance.mean, std=provenance.std),
-        class_names=provenance.class_names,
-        metrics=chosen.model_dump(mode="json", exclude={"status", "reason", "seconds", "latency_ms"}),
-        limits=describe_limits(target.budget),
-        golden=golden,
-        plan=tuple(PlanStep(name=item.name, status=item.status, reason=item.reason) for item in results),
-        seed=provenance.seed,
-        versions=provenance.versions,
-    )
-    archive, digest = write_bundle(out, f"{stem}-{profile.name}", manifest, files)
+    archive, digest = write_candidate(shop, target, chosen, results, provenance, out)
     return DeviceResult(
-        device=profile.name,
+        device=target.profile.name,
         status="fits",
         chosen=chosen.name,
         bundle=str(archive),
@@ -114,8 +87,78 @@ def deliver(
     )
 
 
-def _test(shop: Shop, target: Target, chosen: CandidateResult, model: Path) -> tuple[CandidateResult, list[str]]:
+def write_candidate(
+    shop: Shop,
+    target: Target,
+    candidate: CandidateResult,
+    results: list[CandidateResult],
+    provenance: Provenance,
+    out: Path,
+) -> tuple[Path, str]:
+    """Write the bundle of one candidate; returns the path and the sha256 of its .zip. Raises BundleError."""
+    profile = target.profile
+    kernels = KernelFamily.TFLM if profile.runtime.name == "tflm" and tflm_available() else decision_kernels(profile)
+    files, golden = _files(shop, profile, candidate_path(shop, candidate), kernels)
+    graph = read_graph(files["model.tflite"])
+    manifest = Manifest(
+        device=profile.name,
+        chosen=candidate.name,
+        source=provenance.source | {"data_sha256": provenance.data_sha256},
+        files=file_entries(files),
+        inputs=tuple(TensorEntry.of(spec) for spec in graph.inputs),
+        outputs=tuple(TensorEntry.of(spec) for spec in graph.outputs),
+        preprocessing=Preprocessing(mean=provenance.mean, std=provenance.std),
+        class_names=provenance.class_names,
+        metrics=candidate.model_dump(mode="json", exclude={"status", "reason", "seconds", "latency_ms"}),
+        limits=describe_limits(target.budget),
+        golden=golden,
+        plan=tuple(PlanStep(name=item.name, status=item.status, reason=item.reason) for item in results),
+        seed=provenance.seed,
+        versions=provenance.versions,
+    )
+    stem = Path(provenance.source["name"]).stem
+    return write_bundle(out, f"{stem}-{profile.name}", manifest, files)
+
+
+def candidate_path(shop: Shop, candidate: CandidateResult) -> Path:
+    """Where the file of a candidate is during the fit."""
+    return shop.bench.folder / f"{candidate.sha256}.tflite"
+
+
+def time_candidate(shop: Shop, target: Target, candidate: CandidateResult, provenance: Provenance) -> CandidateResult:
+    """Time a candidate that meets every other limit on the target's host, and hold it against the latency limit.
+
+    A timing from a machine that is not the profile's device, or with wrong outputs, is reported and judges nothing.
+
+    Raises:
+        TransportError, BenchmarkError: The host could not be reached or the benchmark could not run.
+    """
+    if target.measure is None:
+        return candidate
+    archive, _ = write_candidate(shop, target, candidate, [], provenance, shop.bench.folder / "timed")
+    measured = target.measure(archive)
+    latency = Latency(
+        value=measured.p50_ms,
+        low=measured.low_ms,
+        high=measured.high_ms,
+        mode="measured",
+        p90=measured.p90_ms,
+        on=measured.on if measured.is_profile_device else f"{measured.on} ({measured.label})",
+        is_profile_device=measured.is_profile_device,
+        golden_ok=measured.golden.ok,
+        num_threads=measured.num_threads,
+        runs=measured.runs,
+    )
+    candidate = candidate.model_copy(update={"latency_ms": latency})
+    limit_ms = target.budget.max_latency_ms
+    if limit_ms is None or not latency.is_trusted or latency.value <= limit_ms:
+        return candidate
+    return judged(candidate, [Violation("latency", latency.value, limit_ms, "ms")])
+
+
+def _test(shop: Shop, target: Target, chosen: CandidateResult) -> tuple[CandidateResult, list[str]]:
     """The chosen candidate on the test split, in the target's own kernels where that is possible."""
+    model = candidate_path(shop, chosen)
     kernels, notes = decision_kernels(target.profile), []
     if target.profile.runtime.name == "tflm":
         seconds = _tflm_seconds(shop, model)

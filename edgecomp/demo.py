@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgecomp.resources import resource_folder
 
+NOTE = "No MODEL was given: this is the embedded demo, a small CNN on the UCI handwritten digits."
 MEAN = (0.0,)
 STD = (16.0,)  # Pixel values are 0..16.
 

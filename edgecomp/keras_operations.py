@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import keras
@@ -22,31 +23,47 @@ class KerasOperation(tf_keras.layers.Layer):  # type: ignore[misc]
     """Runs one keras.ops operation, which works on TensorFlow tensors as it is, as a tf_keras layer.
 
     Args:
-        operation: The serialized operation.
-        arguments: Its serialized (args, kwargs), with a Keras tensor wherever an input of this layer goes.
+        operation: The serialized operation, as JSON: tf_keras would wrap a dict, and Keras 3 not know the wrapper.
+        arguments: Its serialized [args, kwargs], likewise, with a Keras tensor wherever an input of this layer goes.
     """
 
-    def __init__(self, operation: dict[str, Any], arguments: Any, **options: Any) -> None:
+    def __init__(self, operation: str, arguments: str, **options: Any) -> None:
         super().__init__(**options)
-        self._serialized = {"operation": operation, "arguments": arguments}
-        self._operation = keras.saving.deserialize_keras_object(operation)
-        # Stored in a tuple: tf_keras would wrap a list, and the wrapper is no list to keras.tree.
-        self._arguments = (keras.saving.deserialize_keras_object(arguments),)
+        self._serialized = (operation, arguments)
+        self._operation = keras.saving.deserialize_keras_object(json.loads(operation))
 
     def call(self, inputs: Any) -> Any:
         """The operation on the inputs, in the order in which they occur in its arguments."""
         tensors = iter(tf.nest.flatten(inputs))
+        arguments = keras.saving.deserialize_keras_object(json.loads(self._serialized[1]))
         args, kwargs = keras.tree.map_structure(
-            lambda leaf: next(tensors) if isinstance(leaf, keras.KerasTensor) else leaf, self._arguments[0]
+            lambda leaf: next(tensors) if isinstance(leaf, keras.KerasTensor) else leaf, arguments
         )
         return self._operation.call(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """What `from_config` needs to make the layer again."""
-        return {**super().get_config(), **self._serialized}
+        return {**super().get_config(), "operation": self._serialized[0], "arguments": self._serialized[1]}
 
 
-tf_keras.utils.register_keras_serializable("edgecomp")(KerasOperation)
+class StopMask(tf_keras.layers.Layer):  # type: ignore[misc]
+    """Hands its input on without the mask, where Keras 3 drops one that tf_keras would hand on."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.supports_masking = True
+
+    def call(self, inputs: Any) -> Any:
+        """The input."""
+        return tf.identity(inputs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+        """No mask, whatever comes in."""
+
+
+# Registered, so that a model can be cloned from its configuration (TF-MOT clones).
+for _layer in (KerasOperation, StopMask):
+    tf_keras.utils.register_keras_serializable("edgecomp")(_layer)
 
 
 def run_operation(operation: Any, name: str, args: Any, kwargs: Any, arguments: tuple[Any, Any]) -> Any:
@@ -80,8 +97,8 @@ def run_operation(operation: Any, name: str, args: Any, kwargs: Any, arguments: 
     if kind == "Concatenate" and operation.axis != 0 and len(tensors) > 1 and not kwargs:
         return layers.Concatenate(operation.axis, name=name)(tensors)
     try:
-        serialized = keras.saving.serialize_keras_object(operation)
-        layer = KerasOperation(serialized, keras.saving.serialize_keras_object(arguments), name=name)
+        serialized = [json.dumps(keras.saving.serialize_keras_object(item)) for item in (operation, arguments)]
+        layer = KerasOperation(*serialized, name=name)
         return layer(tensors if len(tensors) > 1 else tensors[0])
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise CannotRebuildError(f"the operation {operation.name!r} ({kind}): {first_line(error)}") from error

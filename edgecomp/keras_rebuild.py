@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf_keras
 
 from edgecomp.keras_layers import first_line, twin_of
-from edgecomp.keras_operations import run_operation
+from edgecomp.keras_operations import StopMask, run_operation
 from edgecomp.model import CannotRebuildError
 
 
@@ -53,10 +53,12 @@ class _Rebuild:
 
     def __init__(self) -> None:
         self._twins: dict[int, Any] = {}
-        self._names: set[str] = set()
+        self._names: dict[int, str] = {}
 
     def model(self, source: Any) -> Any:
         graph = graph_of(source)
+        for operation in graph.operations:
+            self._name(operation, None)  # Before any nested model can take the name.
         inputs = [self._input(tensor) for tensor in graph.inputs]
         outputs = self._run(source, inputs, training=None)
         try:
@@ -70,7 +72,7 @@ class _Rebuild:
         if getattr(layer, "optional", False) or getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
             raise CannotRebuildError(f"input {tensor.name!r} is optional, sparse or ragged")
         # The batch stays open, also where the source fixed it: training needs more than one sample.
-        return tf_keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=self._name(tensor.name, None))
+        return tf_keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=self._name(layer, None))
 
     def _run(self, source: Any, inputs: list[Any], *, training: bool | None) -> list[Any]:
         """Connect the layers of a model to tf_keras tensors.
@@ -105,13 +107,14 @@ class _Rebuild:
         try:
             if isinstance(operation, keras.Layer):
                 twin = self._twin(operation, scope)
+                args = _stop_mask(operation, args, kwargs)
                 result = twin(*args, **_call_options(operation, twin, args, kwargs, training, where))
                 if id(operation) not in self._twins:
                     self._twins[id(operation)] = twin
                     _carry_weights(operation, twin, where)
             else:
                 arguments = (node.arguments.args, node.arguments.kwargs)
-                result = run_operation(operation, self._name(operation.name, scope), args, kwargs, arguments)
+                result = run_operation(operation, self._name(operation, scope), args, kwargs, arguments)
         except (TypeError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error:
             raise CannotRebuildError(f"{where} cannot be called in tf_keras: {first_line(error)}") from error
         flat = list(tf.nest.flatten(result))
@@ -122,18 +125,19 @@ class _Rebuild:
     def _twin(self, layer: Any, scope: str) -> Any:
         if id(layer) in self._twins:
             return self._twins[id(layer)]
-        twin = twin_of(layer, self._name(layer.name, scope), lambda model: _Rebuild().model(model))
+        twin = twin_of(layer, self._name(layer, scope), lambda model: _Rebuild().model(model))
         twin.trainable = layer.trainable
         return twin
 
-    def _name(self, name: str, scope: str | None) -> str:
+    def _name(self, operation: Any, scope: str | None) -> str:
         """The layer's own name; with that of its model in front where a nested model brings the name again."""
-        plain = _valid(name)
-        candidates = [plain, *([f"{_valid(scope)}_{plain}"] if scope else [])]
-        candidates += [f"{candidates[-1]}_{number}" for number in range(1, len(self._names) + 2)]
-        chosen = next(candidate for candidate in candidates if candidate not in self._names)
-        self._names.add(chosen)
-        return chosen
+        if id(operation) not in self._names:
+            taken = set(self._names.values())
+            plain = _valid(operation.name)
+            candidates = [plain, *([f"{_valid(scope)}_{plain}"] if scope else [])]
+            candidates += [f"{candidates[-1]}_{number}" for number in range(1, len(taken) + 2)]
+            self._names[id(operation)] = next(name for name in candidates if name not in taken)
+        return self._names[id(operation)]
 
 
 def _single(items: list[Any]) -> Any:
@@ -170,13 +174,27 @@ def _call_options(
     if training is not None and "training" in theirs:
         options["training"] = training
     # tf_keras hands masks on by itself; the explicit one would add an operation for nothing.
-    if "mask" in options and args and getattr(args[0], "_keras_mask", None) is not None:
-        del options["mask"]
+    tensors = {**dict(zip(ours, args, strict=False)), **kwargs}
+    first = next(iter(tensors.values()), None)
+    for name in [name for name in options if name == "mask" or name.endswith("_mask")]:
+        if (
+            getattr(first if name == "mask" else tensors.get(name.removesuffix("_mask")), "_keras_mask", None)
+            is not None
+        ):
+            del options[name]
     unknown = sorted(set(options) - set(theirs))
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in theirs.values())
     if unknown and not takes_any:
         raise CannotRebuildError(f"{where} is called with {', '.join(unknown)}, which tf_keras does not take")
     return options
+
+
+def _stop_mask(layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The arguments without a mask where Keras 3 recorded none: a layer called on several tensors gets no mask."""
+    takes_mask = "mask" in inspect.signature(layer.call).parameters
+    if takes_mask and kwargs.get("mask") is None and args and getattr(args[0], "_keras_mask", None) is not None:
+        return (StopMask()(args[0]), *args[1:])
+    return args
 
 
 def _carry_weights(layer: Any, twin: Any, where: str) -> None:

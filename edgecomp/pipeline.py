@@ -17,8 +17,8 @@ from edgecomp.candidates import Shop, Target, accuracy_of, evaluate, make_candid
 from edgecomp.check import require_runnable
 from edgecomp.convert import ENVIRONMENT
 from edgecomp.data import DataOptions
-from edgecomp.delivery import Provenance, deliver, describe_limits, versions
-from edgecomp.errors import ModelError
+from edgecomp.delivery import Provenance, deliver, describe_limits, time_candidate, versions
+from edgecomp.errors import BenchmarkError, ModelError, TransportError
 from edgecomp.executors.local import Progress, Worker
 from edgecomp.graph import Graph, read_graph
 from edgecomp.inference import KernelFamily
@@ -183,14 +183,6 @@ def _fit_device(request: FitRequest, shop: Shop, imported: _Imported, target: Ta
             raise
         return DeviceResult(device=device, status="failed", reason=str(error), limits=limits, candidates=())
 
-    def make(step: Step) -> CandidateResult:
-        shop.progress(f"{device}: {step.precision}", 0, 0)
-        return make_candidate(shop, target, step)
-
-    results = search(steps, make)
-    chosen = next((result for result in results if result.status == "chosen"), None)
-    if chosen is None:
-        return DeviceResult(device=device, status="no_fit", limits=limits, candidates=tuple(results))
     provenance = Provenance(
         source={"name": request.model.name, "kind": imported.info.kind, "sha256": imported.info.sha256},
         data_sha256=imported.data["sha256"],
@@ -200,7 +192,27 @@ def _fit_device(request: FitRequest, shop: Shop, imported: _Imported, target: Ta
         seed=request.seed,
         versions=versions(),
     )
-    return deliver(shop, target, results, provenance, out=request.out, stem=request.model.stem)
+    failures: list[str] = []
+
+    def make(step: Step) -> CandidateResult:
+        shop.progress(f"{device}: {step.precision}", 0, 0)
+        result = make_candidate(shop, target, step)
+        if result.status != "chosen":
+            return result
+        try:
+            return time_candidate(shop, target, result, provenance)
+        except (TransportError, BenchmarkError) as error:
+            # The bundle is worth having without its timing, unless the timing was to decide.
+            failures.append(f"{step.precision} could not be timed: {error}")
+            if target.budget.max_latency_ms is None:
+                return result
+            return result.model_copy(update={"status": "failed", "reason": failures[-1]})
+
+    results = search(steps, make)
+    failure = "; ".join(failures) or None
+    if not any(result.status == "chosen" for result in results):
+        return DeviceResult(device=device, status="no_fit", limits=limits, candidates=tuple(results), error=failure)
+    return deliver(shop, target, results, provenance, request.out).model_copy(update={"error": failure})
 
 
 def _result(
@@ -209,7 +221,7 @@ def _result(
     kernels = KernelFamily.LITERT_XNNPACK
     validation = evaluate(shop, imported.bench.float_model, kernels, "validation")
     test = evaluate(shop, imported.bench.float_model, kernels, "test")
-    notes = imported.facts.notes + imported.facts.warnings
+    notes = imported.facts.notes
     if validation.score is not None and test.score is not None:
         memorised = looks_memorised(
             validation.score,
@@ -228,7 +240,7 @@ def _result(
             rebuild_max_difference=imported.info.rebuild_max_difference,
             notes=imported.info.notes,
         ),
-        data=imported.data,
+        data=imported.data | {"calibration": imported.facts.calibration_lint},
         metric=imported.facts.metric_name,
         float_model=FloatModel(
             model_bytes=imported.graph.file_bytes,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecomp import demo
+from edgecomp.bench import Measurement, bench_bundle
 from edgecomp.budget import Budget
 from edgecomp.candidates import Target
 from edgecomp.errors import UsageError
 from edgecomp.profile import DeviceProfile, Precision, load_profile
+from edgecomp.transports import connect
 
 if TYPE_CHECKING:
     from edgecomp.executors.local import Progress
@@ -32,6 +35,10 @@ def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
     from edgecomp.data import DataOptions, parse_image_size
     from edgecomp.pipeline import FitRequest, fit
 
+    for host in sorted(set(hosts.values())):
+        # A wrong key or an unknown host is better known before the work than after it.
+        progress(f"connecting to {host}", 0, 0)
+        connect(host).close()
     is_demo = options["model"] is None
     if is_demo != (options["data"] is None):
         missing = "MODEL" if is_demo else "--data"
@@ -47,12 +54,12 @@ def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
             source=str(demo.data_path()) if is_demo else options["data"],
             mean=mean,
             std=std,
-            calibration_samples=options["calib_samples"],
+            calibration_samples=options["calibration_samples"],
             group_key=options["group_key"],
             image_size=None if options["image_size"] is None else parse_image_size(options["image_size"]),
             seed=options["seed"],
         ),
-        targets=tuple(_target(profile, options) for profile in profiles),
+        targets=tuple(_target(profile, options, hosts.get(profile.name), progress) for profile in profiles),
         out=options["out"],
         metric=options["metric"],
         precisions=tuple(Precision(name) for name in options["precisions"]),
@@ -60,7 +67,8 @@ def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
         trust_code=options["trust_model_code"],
         seed=options["seed"],
     )
-    return fit(request, progress=progress)
+    result = fit(request, progress=progress)
+    return result.model_copy(update={"notes": (demo.NOTE, *result.notes)}) if is_demo else result
 
 
 def _profiles(names: tuple[str, ...]) -> list[DeviceProfile]:
@@ -94,7 +102,7 @@ def _hosts(texts: tuple[str, ...], profiles: list[DeviceProfile]) -> dict[str, s
     return hosts
 
 
-def _target(profile: DeviceProfile, options: dict[str, Any]) -> Target:
+def _target(profile: DeviceProfile, options: dict[str, Any], host: str | None, progress: Progress) -> Target:
     budget = Budget.for_device(
         profile,
         max_accuracy_drop=options["max_accuracy_drop"],
@@ -102,4 +110,38 @@ def _target(profile: DeviceProfile, options: dict[str, Any]) -> Target:
         max_ram_bytes=options["max_ram"],
         max_latency_ms=options["max_latency"],
     )
-    return Target(profile, budget, options["io"] or profile.precisions.io)
+    io = options["io"] or profile.precisions.io
+    if host is None:
+        return Target(profile, budget, io)
+
+    def measure(bundle: Path) -> Measurement:
+        with connect(host) as transport:
+            return bench_bundle(
+                bundle,
+                transport,
+                profile=profile,
+                python=options["python"],
+                num_threads=options["threads"],
+                progress=progress,
+            )
+
+    return Target(profile, budget, io, measure)
+
+
+def run_bench(options: dict[str, Any], progress: Progress) -> Measurement:
+    """`edgecomp bench`.
+
+    Raises:
+        BundleError, TransportError, BenchmarkError: One sentence each.
+    """
+    with connect(options["host"], identity=options["identity"]) as transport:
+        return bench_bundle(
+            options["bundle"],
+            transport,
+            python=options["python"],
+            num_threads=options["threads"],
+            num_runs=options["runs"],
+            min_seconds=options["min_seconds"],
+            max_seconds=options["max_seconds"],
+            progress=progress,
+        )

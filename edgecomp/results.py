@@ -38,8 +38,14 @@ class Latency(Interval):
     p90: float
     on: str = Field(description="The machine, and whether it is the device of the profile.")
     is_profile_device: bool
+    golden_ok: bool = Field(description="Whether the outputs on that machine were the golden ones.")
     num_threads: int
     runs: int
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it can be held against the device's latency limit."""
+        return self.is_profile_device and self.golden_ok
 
 
 class TflmCheck(_Model):
@@ -104,6 +110,7 @@ class DeviceResult(_Model):
     limits: dict[str, float | str | None]
     candidates: tuple[CandidateResult, ...]
     notes: tuple[str, ...] = ()
+    error: str | None = Field(default=None, description="What failed after the bundle was made, e.g. its timing.")
 
 
 class FloatModel(_Model):

@@ -11,10 +11,11 @@ import time
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from edgecomp.convert import Io as ConverterIo
 from edgecomp.convert import quantize_with_converter
 from edgecomp.data import BoundDataset, DataOptions, Dataset, lint_calibration, prepare_dataset
 from edgecomp.executors._child import report_progress
@@ -131,12 +132,12 @@ class DataFacts:
 
     Attributes:
         notes: What was announced while reading and binding.
-        warnings: What the lint of the calibration samples found.
+        calibration_lint: What the lint of the calibration samples found, {"level": ..., "message": ...}.
         metric_is_ratio: Differences of the metric are percentage points.
     """
 
     notes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    calibration_lint: tuple[dict[str, str], ...]
     has_calibration: bool
     has_labels: bool
     class_names: tuple[str, ...] | None
@@ -157,9 +158,11 @@ def bind_data(bench: Workbench) -> DataFacts:
         if (labels := bound.split(split).labels) is not None:
             metric.check(labels, bench.outputs)
     has_calibration = bound.has("calibration")
+    findings = lint_calibration(bound) if has_calibration else []
+    warnings = tuple(f"Calibration: {finding.message}" for finding in findings if finding.level != "info")
     return DataFacts(
-        notes=tuple(bound.notes),
-        warnings=tuple(finding.message for finding in lint_calibration(bound)) if has_calibration else (),
+        notes=tuple(bound.notes) + warnings,
+        calibration_lint=tuple({"level": finding.level, "message": finding.message} for finding in findings),
         has_calibration=has_calibration,
         has_labels=bound.has_labels("validation") and bound.has_labels("test"),
         class_names=bound.class_names,
@@ -181,15 +184,11 @@ def make_candidate(bench: Workbench, options: QuantizationOptions) -> MadeFile:
     return _store(bench, made.data, "ai-edge-quantizer", made.float_operators)
 
 
-def make_candidate_with_converter(
-    bench: Workbench, source: Path, trust_code: bool, io: Literal["float32", "int8", "uint8"]
-) -> MadeFile:
+def make_candidate_with_converter(bench: Workbench, source: Path, trust_code: bool, io: ConverterIo) -> MadeFile:
     """INT8 by TensorFlow's converter, for graphs that ai-edge-quantizer refuses. Runs in the TensorFlow worker."""
     samples, out = bench.folder / "calibration.npz", bench.folder / "converter-int8.tflite"
     save_samples(bench, samples, "calibration", _bound(bench).split("calibration").count)
-    quantize_with_converter(
-        str(source), trust_code=trust_code, samples_path=str(samples), io_dtype=io, out_path=str(out)
-    )
+    quantize_with_converter(str(source), trust_code=trust_code, samples_path=str(samples), io=io, out_path=str(out))
     return _store(bench, out.read_bytes(), "TFLiteConverter", ())
 
 

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Sshd:
     """A running server and what a client needs to log in.
 
     Attributes:
+        folder: Everything that belongs to it.
         config: OpenSSH client configuration that names the identity and the known_hosts file.
         tmp: The device's folder for temporary files: what is left there was left on the device.
     """
@@ -88,7 +89,7 @@ class Sshd:
             stream.write(f"[{LOCALHOST}]:{port} {kind} {key}\n")
 
 
-def _write_files(folder: Path, port: int, environment: Mapping[str, str]) -> None:
+def _write_files(folder: Path, port: int, environment: Mapping[str, str], extra: Sequence[str]) -> None:
     for name in ("hostkey", "id"):
         if not (folder / name).exists():
             make_key(folder / name)
@@ -110,6 +111,7 @@ def _write_files(folder: Path, port: int, environment: Mapping[str, str]) -> Non
                 "PermitRootLogin prohibit-password",
                 "Subsystem sftp internal-sftp",
                 "SetEnv " + " ".join(f'{name}="{value}"' for name, value in variables.items()),
+                *extra,
             ]
         )
         + "\n"
@@ -121,15 +123,23 @@ def _write_files(folder: Path, port: int, environment: Mapping[str, str]) -> Non
 
 
 @contextlib.contextmanager
-def running_sshd(folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Sshd]:
-    """Start a server in a folder; it is ended with the block, its sessions too."""
+def running_sshd(
+    folder: Path, environment: Mapping[str, str] | None = None, extra: Sequence[str] = ()
+) -> Iterator[Sshd]:
+    """Start a server in a folder; it is ended with the block, its sessions too.
+
+    Args:
+        folder: Keys, configuration and log; made if it is missing.
+        environment: Of every session, besides TMPDIR.
+        extra: Lines for sshd_config.
+    """
     program = shutil.which("sshd", path=SEARCH_PATH)
     assert program is not None, "sshd is missing (Debian: openssh-server)"
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    _write_files(folder, port, environment or {})
+    _write_files(folder, port, environment or {}, extra)
     # A full path is what sshd itself demands: it starts itself again for every connection.
     command = [program, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -166,7 +166,10 @@ def test_groups_by_an_exact_key_of_texts(prepare):
 
 def test_groups_in_two_splits_are_announced(prepare):
     members = arrays() | {"subject_train": np.arange(200) // 20, "subject_test": np.full(40, 3)}
-    assert any("1 groups of subject are in both" in note for note in prepare(members, group_key="subject").notes)
+    assert any(
+        "train and test samples have subject in common (1, such as 3)" in note
+        for note in prepare(members, group_key="subject").notes
+    )
 
 
 def test_groups_beyond_the_limit_are_left_out_of_both(prepare):

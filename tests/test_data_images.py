@@ -120,7 +120,7 @@ def test_resizing_is_bilinear_and_announced(prepare, root):
     dataset = prepare(image_size=(2, 4))
     # Half-pixel centres of a ramp 0, 100 stretched to four: 0, 25, 75, 100.
     assert dataset.array("test", "inputs", "")[0, :, :, 0].tolist() == [[0, 25, 75, 100]] * 2
-    assert any("28 images are resized to 2 x 4" in note for note in dataset.notes)
+    assert any("resized to 2 x 4 (bilinear): 28" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
@@ -185,7 +185,7 @@ def test_other_files_and_folders_are_announced(prepare, root):
     (root / "test" / "cat" / ".DS_Store").write_text("")
     notes = " ".join(prepare().notes)
     assert "raw" in notes
-    assert "1 files" in notes
+    assert "skipped: 1." in notes
 
 
 def test_a_group_key_needs_an_npz(prepare):

@@ -24,6 +24,8 @@ _BOOT = (
 # What the keeper gets beyond its own deadline to report and to tidy up.
 _GRACE_S = 20.0
 _NO_COMMAND = (126, 127)
+# A shell's greeting is shorter; more of it is a program that is no Python.
+_MOST_NOISE_LINES = 1000
 _STEPS = ("loading the model", "comparing outputs", "warming up", "measuring")
 
 
@@ -123,15 +125,18 @@ class _Listener:
     def __init__(self, progress: Callable[[str, int, int], None] | None) -> None:
         self.messages: dict[str, dict[str, Any]] = {}
         self.samples_us: list[float] = []
-        self.noise: list[str] = []
+        self.noise = ""
+        self._noise_lines = 0
         self.stage = ""
         self._progress = progress
 
     def hear(self, line: str) -> None:
         """One line of stdout. Raises ValueError for one that has the mark and makes no sense."""
         if not line.startswith(MARK.decode()):
-            if line.strip() and len(self.noise) < 3:
-                self.noise.append(line.strip()[:200])
+            self.noise = self.noise or line.strip()[:200]
+            self._noise_lines += 1
+            if self._noise_lines > _MOST_NOISE_LINES:
+                raise ValueError(f"it printed {self.noise!r} and more like it")
             return
         message = json.loads(line)
         kind = message["type"]
@@ -239,7 +244,7 @@ def _silent(listener: _Listener, host: str, python: str, result: CommandResult) 
         )
     if listener.noise:
         return BenchmarkError(
-            f"{python} on {host} does not speak the agent's protocol; it printed {listener.noise[0]!r}.",
+            f"{python} on {host} does not speak the agent's protocol; it printed {listener.noise!r}.",
             hint=_last_words(result),
         )
     return BenchmarkError(

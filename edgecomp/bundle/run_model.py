@@ -38,20 +38,21 @@ def quantize(real: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
     if entry["scale"] is None:
         return real.astype(dtype)
     limits = np.iinfo(dtype)
-    stored = np.round(real / entry["scale"]) + entry["zero_point"]
-    return np.clip(stored, limits.min, limits.max).astype(dtype)
+    stored: np.ndarray = np.clip(np.round(real / entry["scale"]) + entry["zero_point"], limits.min, limits.max)
+    return stored.astype(dtype)
 
 
 def dequantize(stored: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
     """What the file stores -> real values."""
     if entry["scale"] is None:
         return stored
-    return np.float32(entry["scale"]) * (stored.astype(np.float32) - entry["zero_point"])
+    real: np.ndarray = np.float32(entry["scale"]) * (stored.astype(np.float32) - entry["zero_point"])
+    return real
 
 
 def preprocess(raw: np.ndarray, manifest: dict[str, Any], entry: dict[str, Any]) -> np.ndarray:
     """A raw sample -> what the file stores, with the batch axis."""
-    real = raw.astype(np.float32)
+    real: np.ndarray = raw.astype(np.float32)
     mean, std = manifest["preprocessing"]["mean"], manifest["preprocessing"]["std"]
     if mean is not None:
         real = real - np.asarray(mean, np.float32)
@@ -66,7 +67,8 @@ def preprocess(raw: np.ndarray, manifest: dict[str, Any], entry: dict[str, Any])
 def read_raw(path: str, entry: dict[str, Any]) -> np.ndarray:
     """A .npy file, or an image resized to the model's input."""
     if path.endswith(".npy"):
-        return np.load(path, allow_pickle=False)
+        raw: np.ndarray = np.load(path, allow_pickle=False)
+        return raw
     from PIL import Image
 
     height, width, channels = entry["shape"][1:]

@@ -53,17 +53,21 @@ class Split:
         for start in range(0, self.count, batch_size):
             yield self._inputs(start, start + batch_size, for_model=False)
 
+    def label_batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        """The labels alone, for splits whose labels are large. Raises MissingDataError."""
+        for start in range(0, self.count, batch_size):
+            labels = self._labels(start, start + batch_size)
+            if labels is None:
+                raise MissingDataError(f"The {self.name} samples have no labels.", hint="Add them to the data.")
+            yield labels
+
     def labelled_batches(self, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
         """Batches with their labels by output name.
 
         Raises:
             MissingDataError: The split has no labels.
         """
-        for start in range(0, self.count, batch_size):
-            labels = self._labels(start, start + batch_size)
-            if labels is None:
-                raise MissingDataError(f"The {self.name} samples have no labels.", hint="Add them to the data.")
-            yield self._inputs(start, start + batch_size), labels
+        yield from zip(self.batches(batch_size), self.label_batches(batch_size), strict=True)
 
     def read(self) -> dict[str, np.ndarray]:
         """All samples at once, preprocessed: for splits that are known to be small."""

@@ -14,7 +14,7 @@ from edgecomp.data.labels import LabelKind
 
 FEW_SAMPLES = 100
 """Fewer leave out rare values; 100 to 500 are usual for post-training quantization."""
-_BATCH = 64
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ def _classes(bound: BoundDataset) -> list[Finding]:
 
 
 def _present(split: Split, output: str, kind: LabelKind) -> set[int]:
-    labels = (split.labels or {})[output]
-    ids = labels.argmax(axis=-1) if kind is LabelKind.ONE_HOT else labels
-    return {int(number) for number in np.unique(ids)}
+    present: set[int] = set()
+    for batch in split.label_batches(_BATCH):
+        labels = batch[output]
+        present.update(np.unique(labels.argmax(axis=-1) if kind is LabelKind.ONE_HOT else labels).tolist())
+    return present

@@ -248,8 +248,8 @@ class _Splitter:
                 shared = np.intersect1d(values[left], values[right])
                 if len(shared):
                     self.notes.append(
-                        f"{len(shared)} groups of {self._options.group_key} are in both {left} and {right}, "
-                        f"{shared[0]!s} for one: results on {right} flatter the model."
+                        f"The {left} and {right} samples have {self._options.group_key} in common ({len(shared):,}, "
+                        f"such as {shared[0]!s}): results on {right} flatter the model."
                     )
 
     def _origins(self) -> list[tuple[str, str]]:

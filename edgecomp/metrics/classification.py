@@ -171,8 +171,8 @@ def true_classes(metric: str, name: str, labels: np.ndarray, shape: Shape) -> np
             f"{where}: one per position, {shown(wanted)} a sample; got labels of {shown(labels.shape)}.",
             hint=_NOT_CLASSES,
         )
-    ids: np.ndarray = np.rint(labels).astype(np.int64)
-    if labels.dtype.kind == "f" and not (labels == ids).all():
+    ids = labels.astype(np.int64)
+    if not (labels == ids).all():
         example = float(labels[labels != ids].flat[0])
         raise DataError(f"{where}, got {example:g}.", hint=_NOT_CLASSES)
     low, high = int(ids.min()), int(ids.max())

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from edgecomp.bundle.reader import Bundle
     from edgecomp.results import Accuracy, CandidateResult, DeviceResult, FitResult, Interval
 
-_STYLES = {"chosen": "bold green", "rejected": "yellow", "failed": "red", "skipped": "dim"}
+_STYLES = {"chosen": "bold green", "rejected": "yellow", "failed": "red"}
+_SPLITS = {"validation": "val", "test": "test"}
 _STATUS = {"fits": "[bold green]fits[/]", "no_fit": "[bold red]nothing fits[/]", "failed": "[bold red]failed[/]"}
 
 
 def _console() -> Console:
     # A pipe has no width: 80 columns would break tables that a log shows well.
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
 
 
 def print_fit(result: FitResult) -> None:
@@ -54,52 +55,63 @@ def _print_device(console: Console, device: DeviceResult, metric: str) -> None:
     console.print(f"[bold]{device.device}[/]: {_STATUS[device.status]}   limits: {', '.join(known)}")
     if device.reason is not None:
         console.print(escape(device.reason))
-    if device.candidates:
+    if any(item.status != "skipped" for item in device.candidates):
         console.print(_candidate_table(device, metric))
     for candidate in device.candidates:
-        _print_details(console, candidate)
+        if candidate.status != "skipped":
+            _print_details(console, candidate)
+    skipped: dict[str, list[str]] = {}
+    for candidate in device.candidates:
+        if candidate.status == "skipped":
+            skipped.setdefault(candidate.reason, []).append(candidate.name)
+    for reason, names in skipped.items():
+        console.print(f"[dim]not made: {', '.join(names)}: {escape(reason)}[/]")
     if device.bundle is not None:
         console.print(f"bundle: [bold]{escape(device.bundle)}[/]  sha256 {device.bundle_sha256}")
+    if device.error is not None:
+        console.print(f"[red]error:[/] {escape(device.error)}")
     for note in device.notes:
         console.print(f"[dim]note:[/] {escape(note)}")
 
 
 def _candidate_table(device: DeviceResult, metric: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("candidate", "status", metric, "drop", "agrees", "file", "RAM", "latency", "reason"):
-        table.add_column(title, no_wrap=title in ("candidate", "status", "file"), overflow="fold")
+    for title in ("candidate", "status", metric, "drop", "agrees", "file", "RAM", "latency"):
+        table.add_column(title, no_wrap=True)
     for item in device.candidates:
+        if item.status == "skipped":
+            continue
         style = _STYLES[item.status]
         table.add_row(
             item.name,
             f"[{style}]{item.status}[/]",
-            "" if item.accuracy is None else f"{_interval(item.accuracy)} {item.accuracy.split}",
+            "" if item.accuracy is None else f"{_interval(item.accuracy)} {_SPLITS[item.accuracy.split]}",
             _drop(item),
             "" if item.agreement is None else f"{item.agreement.value:.1%}",
             "" if item.model_bytes is None else format_bytes(item.model_bytes),
             _memory(item),
             _latency(item),
-            escape(item.reason),
         )
     return table
 
 
 def _print_details(console: Console, item: CandidateResult) -> None:
+    console.print(f"{item.name} [{_STYLES[item.status]}]{item.status}[/]: {escape(item.reason)}")
     if item.tflm is not None and item.status == "chosen":
         same = "" if item.tflm.argmax_agreement is None else f", same answer {item.tflm.argmax_agreement:.1%}"
         console.print(
-            f"{item.name} runs in tflite-micro: arena {item.arena_bytes:,} bytes (simulated: 64-bit build of TFLM), "
-            f"{item.tflm.max_difference_lsb:g} LSB from LiteRT's reference kernels over {item.tflm.samples} samples{same}"
+            f"{item.name} runs in tflite-micro: arena {item.arena_bytes:,} bytes (simulated: a 64-bit build of TFLM), "
+            f"{item.tflm.max_difference_lsb:g} LSB from LiteRT's reference kernels on {item.tflm.samples} samples{same}"
         )
-    if item.float_operators and item.status != "skipped":
+    if item.float_operators:
         shown = ", ".join(name.split(";")[0] for name in item.float_operators[:4])
         more = f" and {len(item.float_operators) - 4} more" if len(item.float_operators) > 4 else ""
         console.print(f"[dim]{item.name}: {len(item.float_operators)} operators stay float: {escape(shown)}{more}[/]")
     if item.latency_ms is not None:
         latency = item.latency_ms
         console.print(
-            f"{item.name} latency: p50 {latency.value:.3f} ms [{latency.low:.3f}, {latency.high:.3f}], "
-            f"p90 {latency.p90:.3f} ms ({latency.mode}, {latency.runs} runs, {latency.num_threads} thread(s)) "
+            f"{item.name} latency: p50 {latency.value:.4g} ms [{latency.low:.4g}, {latency.high:.4g}], "
+            f"p90 {latency.p90:.4g} ms ({latency.mode}, {latency.runs} runs, {latency.num_threads} thread(s)) "
             f"on {escape(latency.on)}",
             markup=False,
         )
@@ -126,14 +138,41 @@ def _memory(item: CandidateResult) -> str:
 def _latency(item: CandidateResult) -> str:
     if item.latency_ms is None:
         return ""
-    return f"{item.latency_ms.value:.3f} ms {item.latency_ms.mode}"
+    return f"{item.latency_ms.value:.4g} ms {item.latency_ms.mode}"
 
 
 def print_measurement(measurement: Measurement) -> None:
     """What a benchmark found."""
     console = _console()
-    for line in measurement.lines():
+    coverage = measurement.delegate
+    lines = [
+        f"{measurement.chosen} for {measurement.device} on {measurement.on}",
+        f"p50 {measurement.p50_ms:.4g} ms [{measurement.low_ms:.4g}, {measurement.high_ms:.4g}], "
+        f"p90 {measurement.p90_ms:.4g} ms (measured, {measurement.runs} runs, {measurement.num_threads} thread(s))",
+        f"init {measurement.init_ms:.3g} ms, first inference {measurement.first_ms:.4g} ms",
+        f"runtime {measurement.runtime} {measurement.runtime_version or ''}, kernels "
+        f"{measurement.kernel_family or 'unknown'}"
+        + ("" if coverage is None else f", {coverage.delegated} of {coverage.total} operators delegated"),
+        f"outputs: {_golden(measurement)}",
+    ]
+    if not measurement.is_profile_device:
+        lines.append(f"note: {measurement.label}: this is no latency of {measurement.device}")
+    for line in lines:
         console.print(line, markup=False)
+
+
+def _golden(measurement: Measurement) -> str:
+    golden = measurement.golden
+    if golden.message is not None:
+        return f"WRONG: {golden.message}"
+    if golden.equal:
+        return f"equal to the {golden.samples} golden samples, bit by bit"
+    parts = [f"{golden.samples} golden samples"]
+    if golden.max_difference_lsb is not None:
+        parts.append(f"largest difference {golden.max_difference_lsb:.3g} LSB ({golden.tolerance_lsb:g} allowed)")
+    if golden.argmax_agreement is not None:
+        parts.append(f"same answer {golden.argmax_agreement:.0%}")
+    return ", ".join(parts)
 
 
 def print_bundle(bundle: Bundle) -> None:

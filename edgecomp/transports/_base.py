@@ -71,7 +71,8 @@ class Transport(Protocol):
         """Run a command to its end.
 
         A command that does not end in time, or whose `on_line` raises, loses its stdin and gets SIGTERM; after
-        `STOP_GRACE_S` it is killed.
+        `STOP_GRACE_S` it is killed. OpenSSH passes no signals on where root is logged in: there a command ends
+        early only if it minds its stdin.
 
         Args:
             argv: The command and its arguments; a relative path starts where the transport starts.
@@ -123,7 +124,8 @@ class OutputCollector:
         self._on_line = on_line
         self._stdout = bytearray()
         self._stderr = bytearray()
-        self._lines_end = 0
+        self._lines_end = 0  # Where the lines end that were handed on.
+        self._searched_end = 0  # Up to where there is no further newline.
 
     def add_stdout(self, data: bytes) -> None:
         """Raises TransportError beyond `MAX_OUTPUT_BYTES`."""
@@ -131,10 +133,11 @@ class OutputCollector:
         self._check()
         if self._on_line is None:
             return
-        while (newline := self._stdout.find(b"\n", self._lines_end)) >= 0:
+        while (newline := self._stdout.find(b"\n", self._searched_end)) >= 0:
             line = self._stdout[self._lines_end : newline]
-            self._lines_end = newline + 1
+            self._lines_end = self._searched_end = newline + 1
             self._on_line(line.decode(errors="replace").rstrip("\r"))
+        self._searched_end = len(self._stdout)
 
     def add_stderr(self, data: bytes) -> None:
         """Raises TransportError beyond `MAX_OUTPUT_BYTES`."""

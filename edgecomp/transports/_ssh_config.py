@@ -16,7 +16,7 @@ from pathlib import Path
 import asyncssh
 from asyncssh.config import SSHClientConfig, SSHConfig
 
-from edgecomp.errors import UsageError
+from edgecomp.errors import AuthenticationError, UsageError
 from edgecomp.transports._base import ConnectOptions
 
 CONFIG_VARIABLE = "EDGECOMP_SSH_CONFIG"
@@ -68,6 +68,7 @@ class Login:
     Attributes:
         alias: The host as the user wrote it.
         key_name: The name under which known_hosts lists the host.
+        has_host_key_algorithms: The configuration says which kinds of host keys to ask for.
         jumps: Hosts to go through, in order, as the configuration writes them.
         identities: Private keys to offer; None for the user's default ones.
         is_only_these: Offer no other key of the SSH agent.
@@ -82,6 +83,7 @@ class Login:
     known_hosts: asyncssh.SSHKnownHosts
     identities: tuple[str, ...] | None
     is_only_these: bool
+    has_host_key_algorithms: bool
     jumps: tuple[str, ...]
 
     @property
@@ -101,10 +103,13 @@ def resolve(address: Address, options: ConnectOptions) -> Login:
 
     Raises:
         UsageError: A file that the caller named is missing, or the configuration cannot be understood.
+        AuthenticationError: The key that the caller named is none.
     """
     for path in (options.ssh_config, options.known_hosts, options.identity):
         if path is not None and not os.access(path, os.R_OK):
             raise UsageError(f"{path} cannot be read.")
+    if options.identity is not None:
+        _check_identity(options.identity)
     paths = _config_paths(options)
     try:
         config = SSHClientConfig.load(
@@ -127,6 +132,7 @@ def resolve(address: Address, options: ConnectOptions) -> Login:
         known_hosts=_read_known_hosts(known),
         identities=tuple(_existing(identities)) if isinstance(identities, list) else None,
         is_only_these=options.identity is not None or bool(config.get("IdentitiesOnly")),
+        has_host_key_algorithms=config.get("HostKeyAlgorithms") is not None,
         jumps=tuple(str(jumps).split(",")) if jumps else (),
     )
 
@@ -140,6 +146,15 @@ def _config_paths(options: ConnectOptions) -> tuple[str, ...]:
             raise UsageError(f"{named} (from {CONFIG_VARIABLE}) cannot be read.")
         return (named,)
     return tuple(_existing(["~/.ssh/config"]))
+
+
+def _check_identity(path: Path) -> None:
+    """A key with a passphrase passes: the agent may have it."""
+    try:
+        asyncssh.read_private_key(path)
+    except asyncssh.KeyImportError as error:
+        if "passphrase" not in str(error).lower():
+            raise AuthenticationError(f"{path} is not a private key that can be used: {error}.") from error
 
 
 def _known_hosts_paths(config: SSHConfig) -> list[str]:

@@ -25,6 +25,7 @@ from edgecomp.transports._ssh_config import DEFAULT_PORT, Address, Login, parse_
 KEEPALIVE_INTERVAL_S = 3
 KEEPALIVE_COUNT = 2
 _MOST_JUMPS = 5
+_ALL_KINDS_OF_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp*", "rsa-sha2-*")
 
 
 async def log_in(
@@ -69,11 +70,30 @@ class _Client(asyncssh.SSHClient):
 
     def __init__(self) -> None:
         self.refused: asyncssh.SSHKey | None = None
-        self.peer_address = ""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
-        self.refused, self.peer_address = key, addr
+        self.refused = key
         return False
+
+
+def _trusted_keys(login: Login) -> tuple[Sequence[asyncssh.SSHKey], ...]:
+    """Host keys, keys of authorities, revoked keys: those of the host's name only.
+
+    asyncssh would take a key that is listed for the address alone as well, whatever the name; OpenSSH does not.
+    """
+    port = None if login.port == DEFAULT_PORT else login.port
+    return login.known_hosts.match(login.key_name, "", port)[:3]
+
+
+def _kinds_of_keys(login: Login) -> str | tuple[()]:
+    """Kinds of host keys to ask for: those that are known first, then all, so that a changed key can be shown.
+
+    Asked for the known kinds only, a server that has none of them hangs up; () leaves it to the configuration.
+    """
+    known = _trusted_keys(login)[0]
+    if not known or login.has_host_key_algorithms:
+        return ()
+    return ",".join([name.decode() for key in known for name in key.sig_algorithms] + list(_ALL_KINDS_OF_KEYS))
 
 
 async def _open(
@@ -89,7 +109,8 @@ async def _open(
             tunnel=tunnel,
             config=list(login.config_paths),
             client_factory=lambda: client,
-            known_hosts=login.known_hosts,
+            known_hosts=lambda *_: _trusted_keys(login),
+            server_host_key_algs=_kinds_of_keys(login),
             client_keys=() if login.identities is None else list(login.identities),
             ignore_encrypted=True,  # Nobody is asked for a passphrase; the agent may have the key.
             agent_path=None if login.is_only_these and not agent_keys else (),
@@ -116,14 +137,8 @@ async def _open(
 def _explain(error: Exception, login: Login, client: _Client, options: ConnectOptions) -> EdgecompError:
     """What went wrong, in one sentence that names host, port and user only, and what to do next."""
     where = login.label
-    known = login.known_hosts.match(
-        login.key_name, client.peer_address, login.port if login.port != DEFAULT_PORT else None
-    )[0]
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return _explain_host_key(login, client.refused, known, error)
-    if isinstance(error, asyncssh.KeyExchangeFailed) and known and "host key" in str(error).lower():
-        # Only algorithms of the known keys were asked for, and the host has none of these keys any more.
-        return _changed(login, "it no longer has a key of the kind that known_hosts lists")
+        return _explain_host_key(login, client.refused, _trusted_keys(login)[0], error)
     if isinstance(error, asyncssh.PermissionDenied):
         return AuthenticationError(
             f"{where} refused every key that was offered.",
@@ -134,7 +149,7 @@ def _explain(error: Exception, login: Login, client: _Client, options: ConnectOp
         return AuthenticationError(f"The private key for {where} cannot be used: {str(error).rstrip('.')}.")
     if isinstance(error, TimeoutError):
         return ConnectError(
-            f"{where} did not answer within {options.connect_timeout_s:g} s.", hint="Is it on, and in this network?"
+            f"{where} did not answer within {options.connect_timeout_s:g} s.", hint="Is it on, in this network, and an SSH server?"
         )
     if isinstance(error, socket.gaierror):
         return ConnectError(f"{where}: there is no host of that name.", hint="Check the name, or use the address.")
@@ -159,21 +174,17 @@ def _explain_host_key(
     shown = _show(offered)
     listed = [_show(key) for key in known]
     if listed:
-        return _changed(login, f"it shows {shown}, known_hosts has {' and '.join(listed)}")
+        name = login.key_name if login.port == DEFAULT_PORT else f"[{login.key_name}]:{login.port}"
+        return HostKeyError(
+            f"The host key of {login.label} has CHANGED: it shows {shown}, known_hosts has {' and '.join(listed)}.",
+            hint="Another machine may be answering in its place. If the device was set up anew, remove the old key "
+            f"with `ssh-keygen -R '{name}'` and check the new one.",
+        )
     return HostKeyError(
         f"The host key of {login.label} is unknown: {shown}.",
         hint="Compare it with `ssh-keygen -lf` of the device's own /etc/ssh/ssh_host_*_key.pub; if it is the same, "
         f"connect once with `{login.command}`, or add the line that `ssh-keyscan -p {login.port} {login.host}` "
         "prints to known_hosts.",
-    )
-
-
-def _changed(login: Login, how: str) -> HostKeyError:
-    listed = login.key_name if login.port == DEFAULT_PORT else f"[{login.key_name}]:{login.port}"
-    return HostKeyError(
-        f"The host key of {login.label} has CHANGED: {how}.",
-        hint="Another machine may be answering in its place. If the device was set up anew, remove the old key with "
-        f"`ssh-keygen -R '{listed}'` and check the new one.",
     )
 
 

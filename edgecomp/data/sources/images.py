@@ -67,7 +67,9 @@ class OpenImages:
         self._pictures = {split: self._list(split, names) for split, names in classes.items()}
         self._size, self._is_gray = self._survey(size)
         if self._skipped:
-            self.notes.append(f"{self._skipped} files of {root.name} are not {', '.join(_EXTENSIONS)}: skipped.")
+            self.notes.append(
+                f"Files of {root.name} that are not {', '.join(_EXTENSIONS)}, skipped: {self._skipped:,}."
+            )
 
     def count(self, split: str) -> int | None:
         """Images of a split."""
@@ -173,7 +175,7 @@ class OpenImages:
                 )
             resized += (height, width) != size
         if resized and size is not None:
-            self.notes.append(f"{resized:,} images are resized to {size[0]} x {size[1]} (bilinear).")
+            self.notes.append(f"Images that are resized to {size[0]} x {size[1]} (bilinear): {resized:,}.")
         return size or (1, 1), is_gray
 
 

@@ -1,0 +1,301 @@
+"""The main job, whole: real models and data through the command line, in worker processes, to a bundle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgecomp.bundle.verify import verify_bundle
+from edgecomp.results import FitResult
+from tests.conftest import ROOT
+
+EDGECOMP = [sys.executable, "-m", "edgecomp"]
+CIFAR = ("resnet8-cifar10/pretrainedResnet.h5", "resnet8-cifar10/cifar10_lossless_4k_1k.npz")
+
+
+def run(folder, *arguments, timeout=300):
+    return subprocess.run(
+        [*EDGECOMP, *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def fit(folder, *arguments):
+    """`edgecomp fit ... --json`: the exit code and the one object on stdout."""
+    done = run(folder, "fit", *arguments, "--json")
+    try:
+        body = json.loads(done.stdout)
+    except ValueError:
+        pytest.fail(f"stdout is no JSON object:\n{done.stdout}\n{done.stderr}")
+    assert "Traceback" not in done.stderr
+    return done.returncode, body
+
+
+def chosen_of(body, device):
+    result = next(item for item in body["devices"] if item["device"] == device)
+    return next(item for item in result["candidates"] if item["name"] == result["chosen"])
+
+
+def score_in_litert(model, x, y):
+    """Accuracy by the plain interpreter loop of the LiteRT documentation: the reference for our own evaluation."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(model))
+    interpreter.allocate_tensors()
+    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    scale, zero_point = source["quantization"]
+    answers = []
+    for sample in x.astype(np.float32):
+        if scale:
+            limits = np.iinfo(source["dtype"])
+            sample = np.clip(np.round(sample / scale + zero_point), limits.min, limits.max)
+        interpreter.set_tensor(source["index"], sample[np.newaxis].astype(source["dtype"]))
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(sink["index"])[0].argmax())
+    return float(np.mean(np.array(answers) == y))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The embedded demo for every device, run in an empty folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    code, body = fit(folder, "--device", "rpi4", "--device", "stm32l4r5", "--device", "pixel4")
+    assert code == 0, body
+    return folder, body
+
+
+class TestDemo:
+    def test_says_that_it_is_the_demo(self, demo):
+        assert demo[1]["notes"][0].startswith("No MODEL was given: this is the embedded demo")
+
+    def test_every_device_fits_and_has_a_bundle_that_verifies(self, demo):
+        folder, body = demo
+        assert body["status"] == "fits"
+        assert [item["device"] for item in body["devices"]] == ["rpi4", "stm32l4r5", "pixel4"]
+        for item in body["devices"]:
+            report = verify_bundle(folder / item["bundle"])
+            assert report.max_difference_lsb == 0  # same kernels, same machine
+            assert verify_bundle((folder / item["bundle"]).with_suffix("")).files == report.files
+
+    def test_reported_accuracy_is_that_of_the_shipped_bytes(self, demo):
+        folder, body = demo
+        data = np.load(ROOT / "calibration_data" / "digits" / "digits.npz")
+        model = folder / "bundles" / "digits_cnn-rpi4" / "model.tflite"
+        accuracy = chosen_of(body, "rpi4")["accuracy"]
+        assert accuracy["split"] == "test"
+        assert accuracy["samples"] == 360
+        assert accuracy["value"] == pytest.approx(score_in_litert(model, data["x_test"] / 16, data["y_test"]))
+        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+
+    def test_result_is_what_the_documented_schema_says(self, demo):
+        assert FitResult.model_validate(demo[1]).to_json() == demo[1]
+
+    def test_the_default_io_is_that_of_the_device(self, demo):
+        body = demo[1]
+        assert {name: chosen_of(body, name)["io"] for name in ("rpi4", "stm32l4r5", "pixel4")} == {
+            "rpi4": "float32",
+            "stm32l4r5": "int8",
+            "pixel4": "float32",
+        }
+
+    def test_one_seed_gives_one_model_and_one_bundle(self, demo, tmp_path):
+        code, body = fit(tmp_path, "--device", "rpi4", "--device", "stm32l4r5")
+        assert code == 0
+        for device in ("rpi4", "stm32l4r5"):
+            assert chosen_of(body, device)["sha256"] == chosen_of(demo[1], device)["sha256"]
+        assert [item["bundle_sha256"] for item in body["devices"]] == [
+            item["bundle_sha256"] for item in demo[1]["devices"][:2]
+        ]
+
+    def test_nothing_is_left_but_the_bundles(self, demo):
+        folder, _ = demo
+        assert {path.name for path in folder.iterdir()} == {"bundles"}
+        assert len(list((folder / "bundles").iterdir())) == 6  # a folder and a .zip a device
+
+
+@pytest.mark.data
+class TestResNet8:
+    """MLPerf Tiny's image classification model: float 0.881 on these 1,000 images, reference int8 file 98,496 bytes."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def result(data_folder, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("resnet8")
+        model, data = (data_folder / name for name in CIFAR)
+        code, body = fit(folder, model, "--data", data, "--device", "rpi4", "--device", "stm32l4r5")
+        assert code == 0, body
+        return folder, body
+
+    def test_float_baseline_is_the_published_one(self, result):
+        assert result[1]["float_model"]["accuracy"]["value"] == 0.881
+
+    @pytest.mark.parametrize("device", ["rpi4", "stm32l4r5"])
+    def test_int8_keeps_the_accuracy_at_the_reference_size(self, result, device):
+        chosen = chosen_of(result[1], device)
+        assert chosen["name"] == "INT8"
+        assert chosen["accuracy"]["value"] >= 0.871
+        assert chosen["accuracy"]["samples"] == 1000
+        assert chosen["model_bytes"] <= 98_496
+        assert chosen["float_operators"] == []
+
+    def test_accuracy_equals_that_of_a_plain_interpreter_loop(self, result, data_folder):
+        data = np.load(data_folder / CIFAR[1])
+        model = result[0] / "bundles" / "pretrainedResnet-rpi4" / "model.tflite"
+        assert chosen_of(result[1], "rpi4")["accuracy"]["value"] == pytest.approx(
+            score_in_litert(model, data["x_test"], data["y_test"])
+        )
+
+    def test_microcontroller_file_ran_in_tflite_micro(self, result):
+        pytest.importorskip("tflite_micro", reason="wheels exist for Linux x86-64 only")
+        chosen = chosen_of(result[1], "stm32l4r5")
+        assert chosen["accuracy"]["kernels"] == "TFLM"
+        assert chosen["arena_mode"] == "simulated"
+        assert 49_152 < chosen["arena_bytes"] < 60_000  # head 49,152 by the memory plan, plus the tail
+        assert chosen["tflm"]["argmax_agreement"] >= 0.98
+        assert chosen["tflm"]["max_difference_lsb"] <= 32
+
+    def test_a_model_that_has_seen_its_validation_samples_is_noted(self, result):
+        assert any("probably trained on the validation samples" in note for note in result[1]["notes"])
+
+    def test_the_paired_interval_is_narrower_than_the_two_scores_suggest(self, result):
+        drop = chosen_of(result[1], "rpi4")["accuracy_drop_pp"]
+        # Two independent scores of 1,000 images have a difference of +-2.9 pp; 2 to 3 % of the answers differ here.
+        assert drop["high"] - drop["low"] < 3.0
+        assert drop["low"] <= drop["value"] <= drop["high"]
+
+    def test_tight_limits_walk_down_the_whole_plan(self, data_folder, tmp_path):
+        model, data = (data_folder / name for name in CIFAR)
+        arguments = (model, "--data", data, "--device", "rpi4", "--device", "stm32l4r5", "--max-model-size", "50KiB")
+        code, body = fit(tmp_path, *arguments)
+        assert code == 3
+        assert body["status"] == "no_fit"
+        assert list((tmp_path / "bundles").iterdir()) == []
+        for device in body["devices"]:
+            assert device["bundle"] is None
+            for item in device["candidates"]:
+                if item["status"] == "skipped":
+                    assert item["name"] == "SELECTIVE"
+                    continue
+                assert item["status"] == "rejected"
+                size = next(limit for limit in item["breaks"] if limit["limit"] == "model_size")
+                assert (size["value"], size["allowed"]) == (item["model_bytes"], 51_200)
+                assert "above the 50.0 KiB allowed" in item["reason"]
+        by_name = {item["name"]: item for item in body["devices"][0]["candidates"]}
+        # What each precision stores for a weight: 4, 2, 1 and (convolutions only) 0.5 bytes; 78,666 parameters.
+        assert by_name["FLOAT32"]["model_bytes"] > 4 * 77_000
+        assert by_name["FLOAT16"]["model_bytes"] == pytest.approx(by_name["FLOAT32"]["model_bytes"] / 2, rel=0.1)
+        assert by_name["INT4_WEIGHTS"]["model_bytes"] < 0.62 * by_name["INT8"]["model_bytes"]
+        assert by_name["FLOAT16"]["agreement"]["value"] >= 0.995
+        assert by_name["INT16X8"]["agreement"]["value"] >= 0.985
+
+    def test_sensitive_layers_are_kept_when_int8_misses_the_accuracy(self, data_folder, tmp_path):
+        model, data = (data_folder / name for name in CIFAR)
+        code, body = fit(tmp_path, model, "--data", data, "--device", "rpi4", "--max-accuracy-drop", "0.2pp")
+        assert code == 0
+        int8, selective = body["devices"][0]["candidates"][:2]
+        assert int8["breaks"][0]["limit"] == "accuracy_drop"
+        assert selective["name"] == body["devices"][0]["chosen"] == "SELECTIVE"
+        assert 1 <= len(selective["kept_operators"]) == len(selective["float_operators"])
+        assert int8["model_bytes"] < selective["model_bytes"] < body["float_model"]["model_bytes"]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("model", "data", "options", "float_accuracy", "samples"),
+    [
+        ("mnist/mnist_lenet.keras", "mnist/mnist.npz", ("--mean", "0", "--std", "255"), 0.986, 10_000),
+        ("fsdd/fsdd_dscnn.keras", "fsdd/fsdd_logmel.npz", ("--mean=-8", "--std", "4"), 0.9633, 300),
+        (
+            "har-spsw/har_cnn1d.keras",
+            "har-spsw/har_spsw_w64.npz",
+            (
+                "--mean=-5.1423,-1.8441,0.4623,-0.0095,-0.0002,0.0314",
+                "--std=5.0414,6.4378,4.2962,1.3490,1.2518,1.0536",
+                "--group-key=subject",
+            ),
+            0.9185,
+            2514,
+        ),
+    ],
+    ids=["mnist", "fsdd", "har"],
+)
+def test_keras_3_models(data_folder, tmp_path, model, data, options, float_accuracy, samples):
+    code, body = fit(
+        tmp_path, data_folder / model, "--data", data_folder / data, *options, "--device=rpi4", "--device=stm32l4r5"
+    )
+    assert code == 0, body
+    assert body["model"]["kind"] == "keras3"
+    assert body["model"]["is_trainable"]
+    assert body["model"]["rebuild_max_difference"] <= 1e-5
+    assert body["float_model"]["accuracy"]["value"] == pytest.approx(float_accuracy, abs=1e-4)
+    for device in ("rpi4", "stm32l4r5"):
+        chosen = chosen_of(body, device)
+        assert chosen["name"] == "INT8"
+        assert chosen["accuracy"]["samples"] == samples
+        assert chosen["accuracy"]["value"] >= float_accuracy - 0.01
+        assert chosen["agreement"]["value"] >= 0.98
+    assert chosen_of(body, "stm32l4r5")["arena_bytes"] > 0
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+def test_io_type_is_that_of_the_file(data_folder, tmp_path, io):
+    model, data = (data_folder / name for name in CIFAR)
+    code, body = fit(tmp_path, model, "--data", data, "--device", "rpi4", "--precision", "INT8", "--io", io)
+    assert code == 0
+    assert chosen_of(body, "rpi4")["accuracy"]["value"] >= 0.871
+    manifest = json.loads((tmp_path / "bundles" / "pretrainedResnet-rpi4" / "manifest.json").read_text())
+    for tensor in (*manifest["inputs"], *manifest["outputs"]):
+        assert tensor["dtype"] == io
+        assert (tensor["scale"] is None) == (io == "float32")
+
+
+class TestInterrupt:
+    def children(self, pid):
+        listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+        return [int(row[0]) for row in rows if int(row[1]) == pid]
+
+    @pytest.mark.parametrize("seconds", [0.7, 3.0])
+    def test_ctrl_c_ends_the_workers_and_leaves_nothing(self, tmp_path, seconds):
+        with subprocess.Popen(
+            [*EDGECOMP, "fit", "--device", "rpi4"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        ) as process:
+            time.sleep(seconds)
+            children = self.children(process.pid)
+            process.send_signal(signal.SIGINT)
+            stderr = process.stderr.read()
+            code = process.wait(timeout=30)
+        assert code == 130, stderr
+        assert stderr.rstrip().endswith("Interrupted.")
+        assert "Traceback" not in stderr
+        assert children or seconds < 1
+        for pid in children:
+            assert not Path(f"/proc/{pid}").exists()
+        bundles = tmp_path / "bundles"
+        assert not bundles.exists() or list(bundles.iterdir()) == []
+
+
+def test_the_wheel_brings_profiles_and_demo(tmp_path):
+    """`pip install .` ships device_profiles/ and calibration_data/ inside the package."""
+    import zipfile
+
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "device_profiles").glob("*.toml"):
+        assert f"edgecomp/device_profiles/{path.name}" in names
+    for name in ("digits.npz", "digits_cnn.keras"):
+        assert f"edgecomp/calibration_data/digits/{name}" in names
+    assert "edgecomp/py.typed" in names
+    assert "edgecomp/bundle/run_model.py" in names
