@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from edgecomp.errors import UsageError
 from edgecomp.profile import DeviceProfile
 from edgecomp.units import Drop, format_bytes
+
+# How much worse than the float model's an error (mse, mae, a user's own) may be where nobody says.
+_DEFAULT_ERROR_DROP = Drop(0.05, is_relative=True)
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,17 @@ class Values:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits for one device; None means that there is no such limit."""
+    """Limits for one device; None means that there is no such limit.
+
+    Attributes:
+        is_default_drop: Nobody asked for this accuracy drop: it is the profile's.
+    """
 
     max_accuracy_drop: Drop
     max_model_bytes: int | None = None
     max_ram_bytes: int | None = None
     max_latency_ms: float | None = None
+    is_default_drop: bool = False
 
     @classmethod
     def for_device(
@@ -74,7 +83,23 @@ class Budget:
             max_model_bytes=_smaller(max_model_bytes, profile.memory.usable_flash_bytes),
             max_ram_bytes=_smaller(max_ram_bytes, profile.memory.usable_ram_bytes),
             max_latency_ms=max_latency_ms,
+            is_default_drop=max_accuracy_drop is None,
         )
+
+    def for_metric(self, name: str, *, is_ratio: bool) -> Budget:
+        """The same limits for a metric: percentage points mean nothing to an error such as mse.
+
+        Raises:
+            UsageError: The user gave percentage points for such a metric.
+        """
+        if is_ratio or self.max_accuracy_drop.is_relative:
+            return self
+        if not self.is_default_drop:
+            raise UsageError(
+                f"--max-accuracy-drop {self.max_accuracy_drop} is in percentage points, which {name} has not.",
+                hint='Say "5%" of the float model\'s value.',
+            )
+        return replace(self, max_accuracy_drop=_DEFAULT_ERROR_DROP)
 
     def violations(self, values: Values) -> list[Violation]:
         """Every limit that the values break, empty if they fit. A value equal to its limit fits."""

@@ -27,17 +27,25 @@ from edgecomp.tensors import TensorSpec
 if TYPE_CHECKING:
     from edgecomp.load import Loaded
 
-ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
-"""Must be set before TensorFlow is imported: TF-MOT and tf_keras models need legacy Keras in the process."""
+ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+"""Must be set before TensorFlow is imported: TF-MOT needs legacy Keras, and Keras 3 may be set to another backend."""
 
 Io = Literal["float32", "int8", "uint8"]
+_LOOP_NOTE = (
+    "A recurrent layer runs as a loop (WHILE), whose ranges cannot be calibrated: full-integer precisions are not "
+    "available. Saved with unroll=True it gives a larger file that has them."
+)
+_SELECT_TF_NOTE = (
+    "The converted model needs Select TF operators, which no runtime on this machine has: it was not compared with the "
+    "original, and only the device can run it."
+)
 
 
 def inspect(path: str, *, trust_code: bool) -> ModelInfo:
     """Open a model: its inputs and outputs, and whether it can be trained. The worker keeps it for the next call.
 
     Raises:
-        ModelError: The model cannot be opened.
+        ModelError: The model cannot be remarks.
     """
     from edgecomp.load import load
 
@@ -69,7 +77,7 @@ def convert_to_float_tflite(
         The information of `inspect` with batch 1 and, given samples, the largest differences.
 
     Raises:
-        ModelError: The model cannot be opened or converted, or two forms of it differ by more than the tolerance.
+        ModelError: The model cannot be remarks or converted, or two forms of it differ by more than the tolerance.
         DataError: The samples do not fit the model.
     """
     from edgecomp.load import load
@@ -99,25 +107,27 @@ def convert_to_float_tflite(
             allow_resource_variables=allow_resource_variables,
         )
     graph = read_graph(data, f"{path}: the converted model")
-    if samples is not None and reference is not None:
-        needs_select_tf = any(operator.code.startswith("Flex") for _, operator in graph.operators())
-        results = outputs_of_tflite(data, inputs, samples, where=path, use_tensorflow=needs_select_tf)
+    codes = {operator.code for _, operator in graph.operators()}
+    has_select_tf = any(code.startswith("Flex") for code in codes)
+    if samples is not None and reference is not None and not has_select_tf:
+        results = outputs_of_tflite(data, inputs, samples, where=path)
         conversion_difference = largest_difference(
             reference, results, loaded.outputs, tolerance=loaded.tolerance, what=f"{path}: the converted .tflite"
         )
     write_atomic(Path(out_path), data)
-    opened = tuple(
+    remarks = tuple(
         f"Input {after.name!r} leaves sizes open ({before.sample_shape}); the result takes {after.sample_shape}."
         for before, after in zip(loaded.inputs, graph.inputs, strict=True)
         if None in before.sample_shape
     )
+    remarks += ((_LOOP_NOTE,) if "WHILE" in codes else ()) + ((_SELECT_TF_NOTE,) if has_select_tf else ())
     return dataclasses.replace(
         loaded.info(),
         inputs=graph.inputs,
         outputs=graph.outputs,
         rebuild_max_difference=rebuild_difference,
         conversion_max_difference=conversion_difference,
-        notes=loaded.notes + opened,
+        notes=loaded.notes + remarks,
     )
 
 
@@ -157,7 +167,7 @@ def to_tflite(
     allow_select_tf: bool = False,
     allow_resource_variables: bool = False,
 ) -> bytes:
-    """Float .tflite of an opened model; of a tf_keras model that a technique made: `load.from_tf_keras(model)`.
+    """Float .tflite of an remarks model; of a tf_keras model that a technique made: `load.from_tf_keras(model)`.
 
     Args:
         loaded: The model.
@@ -183,7 +193,7 @@ def to_tflite(
 def to_int8_tflite(
     loaded: Loaded, samples: Samples | None, io: Io, *, where: str, inputs: tuple[TensorSpec, ...] | None = None
 ) -> bytes:
-    """Full-integer int8 .tflite of an opened model.
+    """Full-integer int8 .tflite of an remarks model.
 
     Args:
         loaded: The model.

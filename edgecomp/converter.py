@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from tensorflow.lite.python.convert_phase import ConverterError
 
 from edgecomp.errors import ModelError, QuantizationError
+from edgecomp.graph import read_graph
 from edgecomp.keras_layers import first_line
 from edgecomp.load import LIBRARY_ERRORS, Loaded
 from edgecomp.tensors import TensorSpec
 from edgecomp.tflite_edit import (
     pack_model,
-    plain_name,
     set_signature,
     text_of,
     tidy_names,
@@ -26,6 +27,8 @@ from edgecomp.tflite_edit import (
 
 Calibration = Callable[[], Iterator[list[np.ndarray]]]
 
+_CALL = re.compile(r"(Stateful)?PartitionedCall(_\d+)?")
+_LOOPS = re.compile(r"(Stateless)?While")
 _VARIABLE_WRITERS = re.compile(r"Assign.*VariableOp|ResourceScatter.*|ResourceApply.*")
 _SELECT_TF_HINT = (
     "Replace the layer, or choose a device whose runtime runs Select TF operators "
@@ -74,18 +77,24 @@ def convert(
         function = traceable(loaded.run, inputs, batch=1).get_concrete_function()
     except LIBRARY_ERRORS as error:
         raise ModelError(f"{where}: the model cannot be run with batch 1: {first_line(error)}") from error
-    writers = _variable_writers(function.graph)
+    writers = _layers_with(_VARIABLE_WRITERS, function.graph, loaded)
     if writers and not allow_resource_variables:
         raise ModelError(
             f"{where}: {', '.join(writers)} keeps state between calls (TFLite: VAR_HANDLE), which the device cannot "
             "take.",
             hint="Save the model with stateful=False, or choose a device whose profile has resource_variables.",
         )
-    owner = loaded.owner
-    if writers and owner is None:
-        # Variables that are written cannot be frozen; the converter must see who owns them.
+    if calibration is not None and (loops := _layers_with(_LOOPS, function.graph, loaded)):
+        raise QuantizationError(
+            f"{where}: {', '.join(loops)} runs as a loop (WHILE), which TensorFlow's quantizer cannot calibrate.",
+            hint="Save the model with unroll=True in its recurrent layers.",
+        )
+    owner = None
+    if writers:
+        # Variables that are written cannot be frozen; the converter must see who owns them. Only then: seen through
+        # its owner an LSTM becomes UNIDIRECTIONAL_SEQUENCE_LSTM, which keeps its state from one call to the next.
         owner = tf.Module()
-        owner.variables_kept = list(function.graph.variables)
+        owner.kept = list(function.graph.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
     if allow_select_tf:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
@@ -93,21 +102,11 @@ def convert(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.inference_input_type = converter.inference_output_type = getattr(tf, io)
         if calibration is not None:
-            names = [spec.name for spec in function.structured_input_signature[0]]
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            # With an owner the file has a signature, and samples go by name; without, by position.
-            converter.representative_dataset = (
-                calibration
-                if owner is None
-                else lambda: (dict(zip(names, sample, strict=True)) for sample in calibration())
-            )
+            converter.representative_dataset = calibration
     try:
         data = converter.convert()
-    except LIBRARY_ERRORS as error:
-        raise _explain(error, loaded, where, is_quantizing=io is not None) from error
-    except Exception as error:
-        if type(error).__name__ != "ConverterError":
-            raise
+    except (*LIBRARY_ERRORS, ConverterError) as error:
         raise _explain(error, loaded, where, is_quantizing=io is not None) from error
     return _finish(data, loaded, inputs, function, where, allow_resource_variables=allow_resource_variables)
 
@@ -130,21 +129,26 @@ def _finish(
             f"{where}: the converted model keeps {len(handles)} variables (VAR_HANDLE), for example {handles[0]!r}, "
             "which the device cannot take."
         )
-    asked = [spec.name for spec in function.structured_input_signature[0]]
-    by_name = {plain_name(text_of(graph.tensors[index].name)): int(index) for index in graph.inputs}
-    found = [int(index) for index in graph.outputs]
+    given, found = [int(index) for index in graph.inputs], [int(index) for index in graph.outputs]
     entry = next(iter(model.signatureDefs or []), None)
     if entry is not None:
-        by_name = {text_of(mapping.name): int(mapping.tensorIndex) for mapping in entry.inputs}
+        sources = {text_of(mapping.name): int(mapping.tensorIndex) for mapping in entry.inputs}
         outputs = {text_of(mapping.name): int(mapping.tensorIndex) for mapping in entry.outputs}
+        given = [sources[spec.name] for spec in function.structured_input_signature[0] if spec.name in sources]
         found = [outputs[f"output_{number}"] for number in range(len(outputs))]
-    lost = [spec.name for spec, name in zip(inputs, asked, strict=True) if name not in by_name]
-    if lost or len(found) != len(loaded.outputs):
+    if len(given) != len(inputs) or len(found) != len(loaded.outputs):
         raise ModelError(
-            f"{where}: {', '.join(map(repr, lost)) or 'an output'} is lost in conversion: nothing depends on it.",
+            f"{where}: the converted model has {len(given)} inputs and {len(found)} outputs, the original "
+            f"{len(inputs)} and {len(loaded.outputs)}: nothing depends on the others.",
             hint="Save the model without the inputs and outputs that have no use.",
         )
-    graph.inputs, graph.outputs = [by_name[name] for name in asked], found
+    if len(set(found)) != len(found):
+        same = [spec.name for spec, index in zip(loaded.outputs, found, strict=True) if found.count(index) > 1]
+        raise ModelError(
+            f"{where}: the outputs {', '.join(map(repr, same))} are one and the same tensor.",
+            hint="Save the model with that output once.",
+        )
+    graph.inputs, graph.outputs = given, found
     names = [spec.name for spec in inputs], [spec.name for spec in loaded.outputs]
     set_signature(model, *names)
     tidy_names(model, *names)
@@ -160,6 +164,8 @@ def quantize_flatbuffer(data: bytes, calibration: Calibration, io: str, where: s
     from tensorflow.lite.python import convert as lite_convert
     from tensorflow.lite.python.optimize import calibrator
 
+    if any(operator.code == "WHILE" for _, operator in read_graph(data, where).operators()):
+        raise QuantizationError(f"{where}: holds a loop (WHILE), which TensorFlow's quantizer cannot calibrate.")
     try:
         calibrated = calibrator.Calibrator(data).calibrate(calibration)
         border = getattr(tf, io)
@@ -171,12 +177,22 @@ def quantize_flatbuffer(data: bytes, calibration: Calibration, io: str, where: s
     return result
 
 
-def _variable_writers(graph: Any) -> list[str]:
-    """Layers that write variables, in the graph and in the functions that it calls."""
+def _layers_with(operators: re.Pattern[str], graph: Any, loaded: Loaded) -> list[str]:
+    """Layers that use some operators, in the graph or in the functions that it calls."""
     definition = graph.as_graph_def()
-    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    names = [node.name for node in nodes if _VARIABLE_WRITERS.fullmatch(node.op)]
-    return [f"layer {name!r}" for name in dict.fromkeys(layer_of(name) for name in names)]
+    bodies = {function.signature.name: function.node_def for function in definition.library.function}
+
+    def found(nodes: Any, path: str) -> Iterator[str]:
+        for node in nodes:
+            if operators.fullmatch(node.op):
+                yield path + node.name
+            elif path.count("//") < 8:  # Function calls nest; recursion cannot be converted anyway.
+                called = [attribute.func.name for attribute in node.attr.values() if attribute.func.name in bodies]
+                for name in called:
+                    yield from found(bodies[name], f"{path}{node.name}//")
+
+    layers = dict.fromkeys(layer_of(name, loaded.layer_names) for name in found(definition.node, ""))
+    return [f"layer {name!r}" for name in layers]
 
 
 def layer_of(node: str, layers: tuple[str, ...] = ()) -> str:
@@ -184,12 +200,14 @@ def layer_of(node: str, layers: tuple[str, ...] = ()) -> str:
 
     Args:
         node: Name of a node or tensor of the graph.
-        layers: Names of the known layers; without a match the scope below the model counts.
+        layers: Names of the known layers, of which the innermost counts; without one, the scope below the model.
     """
-    parts = [part for part in node.split("@", maxsplit=1)[0].split("/") if part != "StatefulPartitionedCall"]
-    for part in parts:
-        if part in layers:
-            return part
+    parts = [part for part in node.split("@", maxsplit=1)[0].split("/") if part and not _CALL.fullmatch(part)]
+    # A Keras 3 model that was called before adds a number to every scope.
+    plain = [re.sub(r"_\d+$", "", part) for part in parts]
+    for name in [name for pair in zip(reversed(parts), reversed(plain), strict=True) for name in pair]:
+        if name in layers:
+            return name
     scopes = parts[:-1]
     return scopes[1] if len(scopes) > 1 else (scopes or parts or [node])[0]
 
@@ -197,13 +215,12 @@ def layer_of(node: str, layers: tuple[str, ...] = ()) -> str:
 def _explain(error: Exception, loaded: Loaded, where: str, *, is_quantizing: bool) -> ModelError | QuantizationError:
     """What a converter error says, in one sentence with operators and layers."""
     text = str(error)
-    layers = tuple(layer.name for layer in loaded.trainable.layers) if loaded.trainable is not None else ()
     found: dict[str, str | None] = {}
     for item in getattr(error, "errors", []):
         name = item.operator.name.removeprefix("tf.")
         calls = [call.name for call in item.location.call if call.name]
         if name and not name.startswith(("func.", "builtin.")):
-            found.setdefault(name, layer_of(calls[0], layers) if calls and "/" in calls[0] else None)
+            found.setdefault(name, layer_of(calls[0], loaded.layer_names) if calls and "/" in calls[0] else None)
     for listed in re.findall(r"(?:TF Select|Custom) ops: (.+)", text):
         for name in listed.split(","):
             found.setdefault(name.strip(), None)
@@ -213,8 +230,15 @@ def _explain(error: Exception, loaded: Loaded, where: str, *, is_quantizing: boo
             f"{where}: the TensorFlow operators {what or 'of this model'} have no TFLite form that the device runs.",
             hint=_SELECT_TF_HINT,
         )
+    if "TensorListReserve" in text and "static" in text:
+        layer = re.search(r'"[^"]*?([^/"]+)/(?:PartitionedCall/)?TensorArrayV2', text)
+        return ModelError(
+            f"{where}: layer {layer[1] if layer else 'unknown'!r} is a loop whose sizes depend on the open batch of "
+            "the SavedModel.",
+            hint="Export the model with batch 1, or pass it as .keras or .h5.",
+        )
     reason = next((line for line in text.splitlines() if "error:" in line), first_line(error))
-    reason = re.sub(r"loc\(.*\): ", "", reason).removeprefix("<unknown>:0: error: ")[:300]
+    reason = re.sub(r"loc\(.*\): ", "", reason.split("error: ", maxsplit=1)[-1])[:300]
     if is_quantizing:
         return QuantizationError(f"{where}: TensorFlow's converter cannot quantize it: {reason}")
     where_in = next((f" at layer {layer!r}" for layer in found.values() if layer), "")

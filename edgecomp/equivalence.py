@@ -82,9 +82,7 @@ def outputs_of_function(
     return _joined(rows)
 
 
-def outputs_of_tflite(
-    data: bytes, inputs: Sequence[TensorSpec], samples: Samples, *, where: str, use_tensorflow: bool
-) -> list[np.ndarray]:
+def outputs_of_tflite(data: bytes, inputs: Sequence[TensorSpec], samples: Samples, *, where: str) -> list[np.ndarray]:
     """Outputs of a .tflite with batch 1 over all samples, each with the sample axis first.
 
     Args:
@@ -92,13 +90,14 @@ def outputs_of_tflite(
         inputs: Names and order of the samples.
         samples: The samples.
         where: What to call the model in messages.
-        use_tensorflow: Run in TensorFlow's interpreter, which has the Select TF operators, instead of LiteRT.
 
     Raises:
         ModelError: The runtime does not load or run it.
     """
+    from ai_edge_litert.interpreter import Interpreter
+
     try:
-        interpreter = _interpreter(data, use_tensorflow=use_tensorflow)
+        interpreter = Interpreter(model_content=data, num_threads=1)
         interpreter.allocate_tensors()
         targets, sources = interpreter.get_input_details(), interpreter.get_output_details()
         rows = []
@@ -111,16 +110,6 @@ def outputs_of_tflite(
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{where}: the converted .tflite does not run here: {reason}.") from error
     return _joined(rows)
-
-
-def _interpreter(data: bytes, *, use_tensorflow: bool) -> Any:
-    if use_tensorflow:
-        import tensorflow as tf
-
-        return tf.lite.Interpreter(model_content=data, num_threads=1)
-    from ai_edge_litert.interpreter import Interpreter
-
-    return Interpreter(model_content=data, num_threads=1)
 
 
 def _joined(rows: list[list[np.ndarray]]) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -104,8 +105,11 @@ def twin_of(source: Any, name: str, rebuild_model: Callable[[Any], Any]) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's error, which may be a page long."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+    """The line that matters of a library's error, which may be a page long with colours."""
+    lines = (re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines())
+    # TensorFlow puts the way that a call took before what is wrong.
+    useless = ("Exception encountered when calling", "in user code:", "File ", "raise ", "return ")
+    return next((line for line in lines if line and not line.startswith(useless)), type(error).__name__)[:300]
 
 
 def _is_float(source: Any) -> bool:

@@ -59,20 +59,22 @@ class _Rebuild:
         graph = graph_of(source)
         for operation in graph.operations:
             self._name(operation, None)  # Before any nested model can take the name.
-        inputs = [self._input(tensor) for tensor in graph.inputs]
+        # The batch is opened also where the source fixed it, for training; but a state between calls depends on it.
+        keep_batch = any(getattr(layer, "stateful", False) for layer in graph.layers)
+        inputs = [self._input(tensor, keep_batch=keep_batch) for tensor in graph.inputs]
         outputs = self._run(source, inputs, training=None)
         try:
-            model = tf_keras.Model(_single(inputs), _single(outputs), name=_valid(source.name))
+            model = tf_keras.Model(_single(inputs), _single(outputs), name=valid_name(source.name))
         except ValueError as error:
             raise CannotRebuildError(f"model {source.name!r}: {first_line(error)}") from error
         return model
 
-    def _input(self, tensor: Any) -> Any:
+    def _input(self, tensor: Any, *, keep_batch: bool) -> Any:
         layer = tensor._keras_history.operation
         if getattr(layer, "optional", False) or getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
             raise CannotRebuildError(f"input {tensor.name!r} is optional, sparse or ragged")
-        # The batch stays open, also where the source fixed it: training needs more than one sample.
-        return tf_keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=self._name(layer, None))
+        batch = tensor.shape[0] if keep_batch else None
+        return tf_keras.Input(tensor.shape[1:], batch, dtype=tensor.dtype, name=self._name(layer, None))
 
     def _run(self, source: Any, inputs: list[Any], *, training: bool | None) -> list[Any]:
         """Connect the layers of a model to tf_keras tensors.
@@ -133,8 +135,8 @@ class _Rebuild:
         """The layer's own name; with that of its model in front where a nested model brings the name again."""
         if id(operation) not in self._names:
             taken = set(self._names.values())
-            plain = _valid(operation.name)
-            candidates = [plain, *([f"{_valid(scope)}_{plain}"] if scope else [])]
+            plain = valid_name(operation.name)
+            candidates = [plain, *([f"{valid_name(scope)}_{plain}"] if scope else [])]
             candidates += [f"{candidates[-1]}_{number}" for number in range(1, len(taken) + 2)]
             self._names[id(operation)] = next(name for name in candidates if name not in taken)
         return self._names[id(operation)]
@@ -144,7 +146,7 @@ def _single(items: list[Any]) -> Any:
     return items[0] if len(items) == 1 else items
 
 
-def _valid(name: str) -> str:
+def valid_name(name: str) -> str:
     """A name that TensorFlow accepts as a scope; Keras 3 takes almost anything."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
     return name if re.match(r"[A-Za-z0-9.]", name) else f"layer{name}"

@@ -17,7 +17,7 @@ from edgecomp.files import sha256_of_path
 from edgecomp.graph import read_graph
 from edgecomp.keras_config import CUSTOM_HINT
 from edgecomp.keras_layers import first_line
-from edgecomp.keras_rebuild import graph_of, rebuild
+from edgecomp.keras_rebuild import graph_of, rebuild, valid_name
 from edgecomp.model import CannotRebuildError, ModelInfo, ModelKind, identify
 from edgecomp.tensors import TensorSpec
 from edgecomp.tflite_edit import import_float, unique_names
@@ -48,9 +48,9 @@ class Loaded:
         trainable: The tf_keras model, or None.
         reason: Why there is none.
         notes: Sentences for the report.
-        owner: The object that holds the variables, where the converter must see it; None to freeze them first.
         tolerance: Largest difference from the original, relative to the range of each output.
         tflite: Bytes of a .tflite source, made ready; else None.
+        layer_names: Names of layers as they occur in names of nodes; empty where they are not known.
     """
 
     kind: ModelKind
@@ -62,9 +62,9 @@ class Loaded:
     trainable: Any = None
     reason: str | None = None
     notes: tuple[str, ...] = ()
-    owner: Any = None
     tolerance: float = _TOLERANCE
     tflite: bytes | None = None
+    layer_names: tuple[str, ...] = ()
 
     def info(self) -> ModelInfo:
         """What the caller gets to know, before any comparison."""
@@ -77,7 +77,7 @@ class Loaded:
             rebuild_max_difference=None,
             conversion_max_difference=None,
             notes=self.notes,
-            layer_names=tuple(layer.name for layer in self.trainable.layers) if self.trainable is not None else (),
+            layer_names=self.layer_names if self.trainable is not None else (),
             sha256=self.sha256,
         )
 
@@ -134,8 +134,7 @@ def from_tf_keras(model: Any, *, kind: ModelKind = ModelKind.LEGACY_H5, sha256: 
         outputs=_specs(model.outputs, model.output_names),
         run=run,
         trainable=model,
-        # Only through a SavedModel does the converter fuse an LSTM into one operator; all else is the same and faster.
-        owner=model if _has_fusible_rnn(model) else None,
+        layer_names=tuple(layer.name for layer in model.layers),
     )
 
 
@@ -143,10 +142,6 @@ def _inputs_like(model: Any, tensors: Sequence[Any]) -> Any:
     """Flat tensors in the structure that a tf_keras model was made with."""
     structure = getattr(model, "_nested_inputs", None)
     return tf.nest.pack_sequence_as(structure, tensors) if isinstance(structure, dict) else list(tensors)
-
-
-def _has_fusible_rnn(model: Any) -> bool:
-    return any(isinstance(layer, tf_keras.layers.LSTM) for layer in model.submodules)
 
 
 def _open(path: Path, kind: ModelKind, sha256: str, trust_code: bool) -> Loaded:
@@ -206,16 +201,29 @@ def _keras3(model: Any, sha256: str) -> Loaded:
         twin = from_tf_keras(rebuild(model)) if graph is not None else None
     except CannotRebuildError as error:
         twin, reason = None, error.message
+    layer_names = _make_traceable(model)
     if twin is None:
         reason = f"the Keras 3 model cannot be rebuilt in tf_keras: {reason}"
         notes.append(f"Training is not possible: {reason}. {_POST_TRAINING}")
         return Loaded(
-            ModelKind.KERAS3, sha256, inputs, outputs, run=run, reason=reason, notes=tuple(notes), tolerance=tolerance
-        )
+            ModelKind.KERAS3, sha256, inputs, outputs, run=run, reason=reason, notes=tuple(notes), tolerance=tolerance,
+            layer_names=layer_names,
+        )  # fmt: skip
     return Loaded(
         ModelKind.KERAS3, sha256, inputs, outputs, run=twin.run, original=run, trainable=twin.trainable,
-        notes=tuple(notes), owner=twin.owner, tolerance=tolerance,
+        notes=tuple(notes), tolerance=tolerance, layer_names=twin.layer_names,
     )  # fmt: skip
+
+
+def _make_traceable(model: Any) -> tuple[str, ...]:
+    """Give layers names that TensorFlow takes as scopes in a graph; returns all of them."""
+    layers = list(model._flatten_layers(include_self=False))
+    graph = graph_of(model) if hasattr(getattr(model, "_functional", model), "_nodes_by_depth") else None
+    for layer in {
+        id(item): item for item in [model, *layers, *(graph.operations if graph is not None else [])]
+    }.values():
+        layer.name = valid_name(layer.name)
+    return tuple(layer.name for layer in layers)
 
 
 def _output_names(graph: Any) -> list[str]:
@@ -235,8 +243,9 @@ def _saved_model(path: Path, sha256: str) -> Loaded:
             f"{path}: the SavedModel needs a signature named serving_default, {found}.",
             hint="Export it with model.export('folder'), or tf.saved_model.save(..., signatures=...).",
         )
-    signature = signatures.get("serving_default") or next(iter(signatures.values()))
-    given = signature.structured_input_signature[1]
+    key = "serving_default" if "serving_default" in signatures else next(iter(signatures))
+    given = signatures[key].structured_input_signature[1]
+    results = signatures[key].structured_outputs
     for name, spec in given.items():
         if spec.shape.rank in (None, 0):
             raise ModelError(
@@ -245,21 +254,21 @@ def _saved_model(path: Path, sha256: str) -> Loaded:
             )
 
     def run(*tensors: Any) -> list[Any]:
-        results = signature(**dict(zip(given, tensors, strict=True)))
-        return [results[name] for name in signature.structured_outputs]
+        # By way of the model: a signature alone does not keep the variables alive.
+        made = model.signatures[key](**dict(zip(given, tensors, strict=True)))
+        return [made[name] for name in results]
 
     return Loaded(
         kind=ModelKind.SAVED_MODEL,
         sha256=sha256,
         inputs=_specs(given.values(), given),
-        outputs=_specs(signature.structured_outputs.values(), signature.structured_outputs),
+        outputs=_specs(results.values(), results),
         run=run,
         reason=_SAVED_MODEL_REASON,
         notes=(
             f"Training is not possible: {_SAVED_MODEL_REASON}. {_POST_TRAINING} "
             "Pass the model as .keras or .h5 to have everything.",
         ),
-        owner=model,
     )
 
 

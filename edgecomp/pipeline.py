@@ -33,6 +33,10 @@ from edgecomp.stages import DataFacts, MadeFile, Workbench
 
 _STAGES = "edgecomp.stages:"
 _COMPARED_SAMPLES = 16
+_NO_LABELS = (
+    "There are no labels: the accuracy limit holds the share of answers that change (accuracy cannot fall by more); "
+    "for outputs that are no classes it holds the noise in them (1pp is an SNR of 20 dB)."
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,12 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
             progress=report,
             convert=_converter(request, imported, importing),
         )
-        devices = tuple(_fit_device(request, shop, imported, target) for target in request.targets)
+        facts = imported.facts
+        targets = [
+            replace(target, budget=target.budget.for_metric(facts.metric_name, is_ratio=facts.metric_is_ratio))
+            for target in request.targets
+        ]
+        devices = tuple(_fit_device(request, shop, imported, target) for target in targets)
         return _result(request, shop, imported, devices, started)
 
 
@@ -222,6 +231,8 @@ def _result(
     validation = evaluate(shop, imported.bench.float_model, kernels, "validation")
     test = evaluate(shop, imported.bench.float_model, kernels, "test")
     notes = imported.facts.notes
+    if not imported.facts.has_labels:
+        notes += (_NO_LABELS,)
     if validation.score is not None and test.score is not None:
         memorised = looks_memorised(
             validation.score,

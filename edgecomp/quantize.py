@@ -85,11 +85,13 @@ class Quantizer:
             return QuantizedModel(self.float_model, float_operators=())
         from ai_edge_quantizer import quantizer
 
-        worker = quantizer.Quantizer(self.float_model)
-        _set_rules(worker, self.graph, options)
-        ranges = self._calibrate() if options.precision in CALIBRATED else None
         try:
+            worker = quantizer.Quantizer(self.float_model)
+            _set_rules(worker, self.graph, options)
+            ranges = self._calibrate() if options.precision in CALIBRATED else None
             result = worker.quantize(ranges, enable_progress_report=False)
+        except MissingDataError:
+            raise
         except Exception as error:  # The library raises whatever its numpy code runs into.
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise QuantizationError(f"ai-edge-quantizer refuses {options.precision}: {reason}.") from error

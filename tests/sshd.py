@@ -15,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +166,15 @@ def _wait_until_listening(server: Sshd) -> None:
     raise AssertionError("sshd did not start: " + (server.folder / "sshd.log").read_text())
 
 
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait up to half a minute for something that happens in another process."""
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not within 30 s: {what}")
+
+
 def children_of(pid: int) -> list[int]:
     """Process ids of the direct children."""
     try:
@@ -177,8 +186,9 @@ def children_of(pid: int) -> list[int]:
 class CuttingProxy:
     """Hands bytes between a client and a server, until told to cut the line, or to go silent without closing it."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, cut_after_bytes: int | None = None) -> None:
         self._target_port = target_port
+        self._left_bytes = cut_after_bytes  # From the client, in all.
         self._listener = socket.create_server((LOCALHOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -220,14 +230,18 @@ class CuttingProxy:
                 return
             server = socket.create_connection((LOCALHOST, self._target_port))
             self._sockets += [client, server]
-            for source, sink in ((client, server), (server, client)):
-                thread = threading.Thread(target=self._hand_on, args=(source, sink), daemon=True)
+            for source, sink, is_counted in ((client, server, True), (server, client, False)):
+                thread = threading.Thread(target=self._hand_on, args=(source, sink, is_counted), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _hand_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def _hand_on(self, source: socket.socket, sink: socket.socket, is_counted: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                if is_counted and self._left_bytes is not None:
+                    self._left_bytes -= len(data)
+                    if self._left_bytes < 0:
+                        self.cut()
                 if not self._is_silent.is_set():
                     sink.sendall(data)
         with contextlib.suppress(OSError):

@@ -23,6 +23,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(keras|tf_keras|tensorflow|google).*"),
     pytest.mark.filterwarnings("ignore:In the future `np.object` will be defined:FutureWarning"),
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning"),
+    # TensorFlow says this of a conversion without calibration, and of one with it.
+    pytest.mark.filterwarnings("ignore:Statistics for quantized inputs were expected:UserWarning"),
 ]
 
 
@@ -131,7 +133,7 @@ class TestRealModels:
     @pytest.mark.parametrize(
         ("model", "load", "published", "operator_count"),
         [
-            ("mnist/mnist_lenet.keras", mnist, 0.986, 7),
+            ("mnist/mnist_lenet.keras", mnist, 0.986, 8),
             ("fsdd/fsdd_dscnn.keras", fsdd, 0.9633, 10),
             ("har-spsw/har_cnn1d.keras", har, 0.9185, 21),
         ],
@@ -268,13 +270,11 @@ class TestSeveralInputsAndOutputs:
         info, _ = imported(tmp_path / "model.keras", tmp_path, {"x": normal(rng, 3, 4)})
         assert {spec.name: spec.shape for spec in info.outputs} == {"first": (1, 3), "second": (1, 2)}
 
-    def test_one_tensor_as_two_outputs(self, keras, tmp_path, rng):
+    def test_one_tensor_as_two_outputs_is_refused(self, keras, tmp_path):
         inputs = keras.Input((4,), name="x")
         result = keras.layers.Dense(2, name="result")(inputs)
         keras.Model(inputs, [result, result]).save(tmp_path / "model.keras")
-        info, data = imported(tmp_path / "model.keras", tmp_path, {"x": normal(rng, 3, 4)})
-        assert [spec.name for spec in info.outputs] == ["result", "result_1"]
-        assert len(interpret(data, normal(rng, 1, 4))) == 2
+        assert "outputs 'result', 'result_1' are one and the same tensor" in refusal(tmp_path / "model.keras", tmp_path)
 
     def test_odd_names_stay_in_the_signature(self, keras, tmp_path, rng):
         inputs = keras.Input((4,), name="my input")
@@ -394,6 +394,7 @@ class TestShapes:
         info, data = imported(tmp_path / "model.keras", tmp_path)
         assert [spec.name for spec in read_graph(data).inputs] == [spec.name for spec in info.inputs]
 
+    @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built:UserWarning")
     def test_model_that_was_never_built(self, keras, tmp_path):
         keras.Sequential([keras.layers.Dense(2)], name="lazy").save(tmp_path / "model.keras")
         text = refusal(tmp_path / "model.keras", tmp_path)
@@ -425,22 +426,57 @@ class TestNamesOfLayers:
 
 
 class TestRecurrent:
-    @pytest.mark.parametrize("kind", ["keras", "h5", "saved_model"])
-    def test_lstm_becomes_one_operator(self, keras, tf_keras, tmp_path, rng, kind):
-        library = keras if kind == "keras" else tf_keras
-        model = library.Sequential([library.layers.Input((7, 3), name="x"), library.layers.LSTM(5, name="memory")])
-        path = tmp_path / {"keras": "model.keras", "h5": "model.h5", "saved_model": "saved"}[kind]
+    @pytest.mark.parametrize("layer", ["LSTM", "GRU"])
+    @pytest.mark.parametrize("library", ["keras", "tf_keras"])
+    def test_becomes_a_loop_without_memory(self, request, tmp_path, rng, library, layer):
+        """The converter's fused LSTM keeps its state from one call to the next: after the first sample it is wrong."""
+        library = request.getfixturevalue(library)
+        cell = getattr(library.layers, layer)(5, name="memory")
+        model = library.Sequential([library.layers.Input((7, 3), name="x"), cell])
+        path = tmp_path / ("model.keras" if library.__name__ == "keras" else "model.h5")
         model.save(path)
         info, data = imported(path, tmp_path, {"x": normal(rng, 4, 7, 3)})
-        assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in operators(data)
-        assert info.conversion_max_difference <= 1e-5
-        assert is_fixed(data)
-
-    def test_gru_becomes_a_loop(self, keras, tmp_path, rng):
-        model = keras.Sequential([keras.Input((7, 3), name="x"), keras.layers.GRU(5)])
-        model.save(tmp_path / "model.keras")
-        info, data = imported(tmp_path / "model.keras", tmp_path, {"x": normal(rng, 4, 7, 3)})
         assert "WHILE" in operators(data)
+        assert not any(tensor.is_variable for part in read_graph(data).subgraphs for tensor in part.tensors)
+        assert info.conversion_max_difference <= 1e-5
+        assert "runs as a loop" in info.notes[-1]
+
+    def test_loop_is_not_given_to_a_quantizer_that_crashes_on_it(self, keras, tmp_path, rng):
+        model = keras.Sequential([keras.Input((7, 3), name="x"), keras.layers.LSTM(5, name="memory")])
+        model.save(tmp_path / "model.keras")
+        _, data = imported(tmp_path / "model.keras", tmp_path)
+        (tmp_path / "loop.tflite").write_bytes(data)
+        np.savez(tmp_path / "calibration.npz", x=normal(rng, 4, 7, 3))
+        options = {"trust_code": False, "samples_path": str(tmp_path / "calibration.npz"), "io": "int8"}
+        for name, named in (("model.keras", "layer 'memory' runs as a loop"), ("loop.tflite", "holds a loop")):
+            with pytest.raises(QuantizationError, match=named):
+                convert.quantize_with_converter(str(tmp_path / name), out_path=str(tmp_path / "x"), **options)
+
+    def test_unrolled_is_quantized(self, keras, tmp_path, rng):
+        model = keras.Sequential([keras.Input((7, 3), name="x"), keras.layers.GRU(5, unroll=True)])
+        model.save(tmp_path / "model.keras")
+        x = normal(rng, 50, 7, 3)
+        np.savez(tmp_path / "calibration.npz", x=x)
+        out = tmp_path / "int8.tflite"
+        convert.quantize_with_converter(
+            str(tmp_path / "model.keras"),
+            trust_code=False,
+            samples_path=str(tmp_path / "calibration.npz"),
+            io="float32",
+            out_path=str(out),
+        )
+        assert np.abs(interpret(out.read_bytes(), x[:1])[0] - model(x[:1])).max() < 0.1
+
+    def test_saved_model(self, keras, tmp_path, rng):
+        inputs = keras.Input((7, 3), name="x")
+        model = keras.Model(inputs, keras.layers.LSTM(5, name="memory")(inputs))
+        model.export(tmp_path / "open", verbose=False)
+        text = refusal(tmp_path / "open", tmp_path)
+        assert "layer 'memory" in text
+        assert "open batch" in text
+        signature = [keras.InputSpec(shape=(1, 7, 3), dtype="float32", name="x")]
+        model.export(tmp_path / "fixed", verbose=False, input_signature=signature)
+        info, _ = imported(tmp_path / "fixed", tmp_path, {"x": normal(rng, 4, 7, 3)})
         assert info.conversion_max_difference <= 1e-5
 
     @pytest.mark.parametrize("library", ["keras", "tf_keras"])
@@ -480,7 +516,8 @@ class TestSelectTf:
         x = normal(rng, 3, 4, 4) + 4 * np.eye(4, dtype=np.float32)
         info, data = imported(inverting, tmp_path, {"x": x}, allow_select_tf=True)
         assert operators(data) == ["FlexMatrixInverse"]
-        assert info.conversion_max_difference <= 1e-5  # Compared in TensorFlow's interpreter; LiteRT has no Flex.
+        assert info.conversion_max_difference is None
+        assert "was not compared" in info.notes[-1]
 
     def test_layer_of_a_keras_model(self, tf, tf_keras, tmp_path):
         inputs = tf_keras.Input((4, 4), name="x")
@@ -588,7 +625,7 @@ class TestSamples:
 
     def test_not_an_npz(self, tmp_path):
         (tmp_path / "samples.npz").write_text("text")
-        with pytest.raises(DataError, match="cannot be read as .npz"):
+        with pytest.raises(DataError, match="cannot be read as"):
             read_samples(str(tmp_path / "samples.npz"), self.SPECS)
 
 
@@ -610,7 +647,7 @@ class TestComparison:
     def test_constant_output(self):
         assert self.compare([[5, 5]], [[5, 5.004]]) == pytest.approx(0.004, abs=1e-6)
         assert self.compare([[0, 0]], [[0, 0]]) == 0
-        with pytest.raises(ModelError, match="allowed is 0.005"):
+        with pytest.raises(ModelError, match=r"allowed is 0\.005"):
             self.compare([[5, 5]], [[5, 5.006]])
 
     def test_nan(self):
@@ -655,14 +692,18 @@ class TestChangedModels:
         data = convert.to_tflite(from_tf_keras(model), where="the model")
         assert np.allclose(interpret(data, x)[0], model(x), atol=1e-6)
 
-    def test_refusal_of_the_quantizer_is_a_failed_candidate(self, tf, tf_keras, rng):
+    def test_refusal_of_the_quantizer_is_a_failed_candidate(self, tf, tf_keras, rng, monkeypatch):
         from edgecomp.load import from_tf_keras
 
-        inputs = tf_keras.Input((16,))
-        model = tf_keras.Model(inputs, tf.abs(tf.signal.rfft(inputs)))
-        samples = {model.input_names[0]: normal(rng, 4, 16)}
-        with pytest.raises(QuantizationError, match="cannot quantize it"):
-            convert.to_int8_tflite(from_tf_keras(model), samples, "int8", where="the model")
+        def refuse(self):
+            raise RuntimeError("Quantization not yet supported for op: 'CUSTOM'.\\n")
+
+        monkeypatch.setattr(tf.lite.TFLiteConverter.from_concrete_functions.__self__, "convert", refuse)
+        model = tf_keras.Sequential([tf_keras.layers.Dense(4, input_shape=(6,), name="dense")])
+        with pytest.raises(
+            QuantizationError, match="cannot quantize it: Quantization not yet supported for op: 'CUSTOM'"
+        ):
+            convert.to_int8_tflite(from_tf_keras(model), {"dense_input": normal(rng, 4, 6)}, "int8", where="the model")
 
 
 def test_in_a_worker(tmp_path, keras):
@@ -672,7 +713,7 @@ def test_in_a_worker(tmp_path, keras):
     np.savez(tmp_path / "samples.npz", x=np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6))
     (tmp_path / "text.keras").write_text("text")
     with Worker("TensorFlow", tmp_path / "log", environment=convert.ENVIRONMENT) as worker:
-        with pytest.raises(ModelError, match="not a .keras file"):
+        with pytest.raises(ModelError, match=r"not a \.keras file"):
             worker.call("edgecomp.convert:inspect", path=str(tmp_path / "text.keras"), trust_code=False)
         info = worker.call(
             "edgecomp.convert:convert_to_float_tflite",

@@ -167,7 +167,9 @@ class TestKeys:
 
     def test_file_that_is_no_key(self, server, tmp_path):
         (tmp_path / "no-key").write_text("hello")
-        with pytest.raises(AuthenticationError, match="no-key is not a private key that can be used: Invalid private key"):
+        with pytest.raises(
+            AuthenticationError, match="no-key is not a private key that can be used: Invalid private key"
+        ):
             connect(server.target, ssh_config=server.config, identity=tmp_path / "no-key")
 
     @pytest.mark.parametrize("option", ["identity", "ssh_config", "known_hosts"])

@@ -35,9 +35,9 @@ def device_for(name, folder):
 
 @pytest.fixture(scope="class", params=NAMES)
 def transport(request, tmp_path_factory):
-    with device_for(request.param, tmp_path_factory.mktemp(request.param)) as (target, options):
-        with connect(target, **options) as opened:
-            yield opened
+    folder = tmp_path_factory.mktemp(request.param)
+    with device_for(request.param, folder) as (target, options), connect(target, **options) as opened:
+        yield opened
 
 
 def has_ended(pid):
@@ -60,7 +60,24 @@ class TestContract:
         assert (result.exit_code, result.stdout, result.stderr) == (7, b"out\n", b"err\n")
 
     def test_arguments_arrive_as_they_are(self, transport):
-        hostile = ["a b", "'", '"', "$(id)", "`id`", "; id", "&& id", "| id", "> x", "*", "~", "\\", "\n", "", "é", "-n"]
+        hostile = [
+            "a b",
+            "'",
+            '"',
+            "$(id)",
+            "`id`",
+            "; id",
+            "&& id",
+            "| id",
+            "> x",
+            "*",
+            "~",
+            "\\",
+            "\n",
+            "",
+            "é",
+            "-n",
+        ]
         result = transport.run(["printf", "%s\\0", *hostile], timeout_s=20)
         assert result.stdout.decode().split("\0")[:-1] == hostile
 

@@ -17,6 +17,7 @@ import platform
 import struct
 import sys
 import time
+import zipfile
 from importlib import import_module
 from typing import Any, Callable
 
@@ -34,6 +35,8 @@ FLOAT_TOLERANCE_LSB = 1e-3 * LSB_PER_RANGE
 # runtime differed by 9e-8 of the range, while the outputs of its int8 version were equal bit by bit.
 FLOAT_ROUNDING_LSB = 1e-5 * LSB_PER_RANGE
 MIN_AGREEMENT = 0.95
+# Whoever started this process tidies up after it; without them it must not go on.
+PARENT = os.getppid()
 
 Say = Callable[..., None]
 
@@ -241,14 +244,19 @@ def is_float_arithmetic(np: Any, interpreter: Any) -> bool:
 # --- Golden outputs -------------------------------------------------------------------------------------------
 
 
-def difference_lsb(np: Any, expected: Any, actual: Any) -> float:
-    """Largest absolute difference: in stored units for integers, in 1/256 of the golden's range for floats."""
+def is_enough(agreeing: int, total: int) -> bool:
+    """At least 95 %, or all but one: among a few samples a single one would already be more than 5 %."""
+    return agreeing >= max(1, min(MIN_AGREEMENT * total, total - 1))
+
+
+def differences_lsb(np: Any, expected: Any, actual: Any) -> Any:
+    """Largest absolute difference of each sample, shape (n,): in stored units, or 1/256 of a float golden's range."""
     difference = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
     if expected.dtype.kind == "f":
         span = float(np.max(expected) - np.min(expected)) or float(np.max(np.abs(expected))) or 1.0
         difference = difference * (LSB_PER_RANGE / span)
-    largest = float(np.max(difference))
-    return largest if math.isfinite(largest) else math.inf
+    largest = difference.reshape(len(difference), -1).max(axis=1)
+    return np.where(np.isfinite(largest), largest, np.inf)
 
 
 def count_argmax(np: Any, expected: Any, actual: Any) -> tuple[int, int] | None:
@@ -265,7 +273,7 @@ def count_argmax(np: Any, expected: Any, actual: Any) -> tuple[int, int] | None:
     return int(agrees.sum()), int(agrees.size)
 
 
-def compare_output(np: Any, expected: Any, actual: Any, allowed_lsb: float | None) -> dict[str, Any]:
+def compare_output(np: Any, expected: Any, actual: Any, allowed_lsb: float | None, is_exact: bool) -> dict[str, Any]:
     """One output of shape (n, ...) against the golden one.
 
     Args:
@@ -273,6 +281,7 @@ def compare_output(np: Any, expected: Any, actual: Any, allowed_lsb: float | Non
         expected: The golden output.
         actual: The device's, of the same shape and dtype.
         allowed_lsb: Largest difference allowed; None for labels, where how far apart two of them are means nothing.
+        is_exact: Every sample has to be within it, rather than `is_enough` of them.
 
     Returns:
         `equal`, `difference_lsb` and `agreement` (None where there is no such figure), `allowed_lsb`, and `problem`.
@@ -282,20 +291,21 @@ def compare_output(np: Any, expected: Any, actual: Any, allowed_lsb: float | Non
     problem: str | None = None
     counts: tuple[int, int] | None = (int((expected == actual).sum()), int(expected.size))
     if allowed_lsb is not None:
-        distance = 0.0 if equal else difference_lsb(np, expected, actual)
+        differences = differences_lsb(np, expected, actual)
+        distance, total = float(differences.max()), len(differences)
         counts = count_argmax(np, expected, actual)
-        if distance > allowed_lsb:
-            problem = f"it differs by {distance:.4g} LSB, allowed are {allowed_lsb:.4g}"
-    agreement = None if counts is None else counts[0] / counts[1]
-    # On few samples a single one would be more than the allowed share.
-    if problem is None and counts and counts[0] < min(MIN_AGREEMENT * counts[1], counts[1] - 1):
-        kind = "values" if allowed_lsb is None else "argmaxes"
-        problem = f"only {counts[0]} of {counts[1]} {kind} agree"
+        beyond = int((differences > allowed_lsb).sum())
+        if beyond and (is_exact or not is_enough(total - beyond, total)):
+            problem = (
+                f"{beyond} of {total} samples differ by more than {allowed_lsb:.4g} LSB, at most by {distance:.4g}"
+            )
+    if problem is None and counts and not is_enough(*counts):
+        problem = f"only {counts[0]} of {counts[1]} {'values' if allowed_lsb is None else 'argmaxes'} agree"
     return {
         "equal": equal,
         "difference_lsb": distance,
         "allowed_lsb": allowed_lsb,
-        "agreement": agreement,
+        "agreement": None if counts is None else counts[0] / counts[1],
         "problem": problem,
     }
 
@@ -309,7 +319,9 @@ def compare_golden(np: Any, pairs: Any, is_float: bool, is_exact: bool, toleranc
         is_float: The model computes in float, so its outputs must be within 1/1000 of their range.
         is_exact: Same kernel family, runtime, version and architecture as the golden outputs were made with: they
             must be equal, but for the rounding of float arithmetic, which is the CPU's.
-        tolerance_lsb: Allowed difference where the kernels are others.
+        tolerance_lsb: Allowed difference where the kernels are others, for all but a few samples: softmax amplifies
+            what the layers before it rounded (int8 ResNet8, XNNPACK against LiteRT's own kernels, 1,000 images: half
+            of them at most 1 LSB apart, 3.5 % more than 32, one 87, with the accuracy unchanged).
 
     Returns:
         `ok`, `rule` ("exact" or "tolerance"), `equal`, `max_difference_lsb` with the `tolerance_lsb` that held for
@@ -323,7 +335,7 @@ def compare_golden(np: Any, pairs: Any, is_float: bool, is_exact: bool, toleranc
             allowed = FLOAT_ROUNDING_LSB if is_exact else FLOAT_TOLERANCE_LSB
         elif expected.dtype.kind != "f" and not quantized and not is_exact:
             allowed = None
-        rows.append(compare_output(np, expected, actual, allowed))
+        rows.append(compare_output(np, expected, actual, allowed, is_exact))
     measured = [row for row in rows if row["difference_lsb"] is not None]
     worst = max(measured, key=lambda row: float(row["difference_lsb"])) if measured else None
     agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
@@ -344,6 +356,15 @@ def compare_golden(np: Any, pairs: Any, is_float: bool, is_exact: bool, toleranc
 
 
 # --- Measuring ------------------------------------------------------------------------------------------------
+
+
+def load_golden(np: Any, path: str) -> dict[str, Any]:
+    """Arrays of golden.npz by name. Raises AgentError."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise AgentError("golden", f"The golden samples cannot be read: {first_line(error)}.") from error
 
 
 class Model:
@@ -426,7 +447,6 @@ def time_runs(model: Model, num_runs: int, min_seconds: float, max_seconds: floa
 
     Goes on until there are `num_runs` runs and `min_seconds` have passed, but not beyond `max_seconds`.
     """
-    parent = os.getppid()
     values: list[float] = []
     clock = time.perf_counter_ns
     begin_ns = clock()
@@ -441,7 +461,7 @@ def time_runs(model: Model, num_runs: int, min_seconds: float, max_seconds: floa
             elapsed_s = (end_ns - begin_ns) / 1e9
             if elapsed_s >= max_seconds or (len(values) >= num_runs and elapsed_s >= min_seconds):
                 break
-            if os.getppid() != parent:
+            if os.getppid() != PARENT:
                 raise AgentError("orphan", "The process that started the measurement is gone.")
     finally:
         gc.enable()
@@ -472,8 +492,9 @@ def measure(job: Any, folder: str, say: Say) -> None:
         "architecture": facts["architecture"],
     }
     say("facts", **dict(facts, **ours, numpy=np.__version__, tried=opened["tried"]))
+    golden = load_golden(np, os.path.join(folder, "golden.npz"))
     try:
-        model = Model(np, interpreter, np.load(os.path.join(folder, "golden.npz"), allow_pickle=False))
+        model = Model(np, interpreter, golden)
         model.feed(0)
         start_ns = time.perf_counter_ns()
         model.invoke()
@@ -486,7 +507,7 @@ def measure(job: Any, folder: str, say: Say) -> None:
         time_runs(model, 1, WARM_UP_S, job["max_seconds"])
         say("stage", name="measuring")
         values = time_runs(model, job["num_runs"], job["min_seconds"], job["max_seconds"])
-    except (OSError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         raise AgentError("model", f"{opened['runtime']} does not run this model: {first_line(error)}.") from error
     for start in range(0, len(values), SAMPLES_PER_LINE):
         say("samples", unit="us", values=values[start : start + SAMPLES_PER_LINE])

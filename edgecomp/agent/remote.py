@@ -83,7 +83,7 @@ class GoldenCheck(_Message):
         equal: Every output is equal bit by bit.
         max_difference_lsb: In units of an integer output, or 1/256 of a float output's range; None where there is
             none (an output of labels, or one that is not a number).
-        tolerance_lsb: What was allowed for it.
+        tolerance_lsb: What was allowed: for every sample under "exact", for 95 % or all but one under "tolerance".
         argmax_agreement: Share of argmaxes (or labels) that agree; None where there is nothing to choose from.
         samples: How many golden samples were compared.
         message: What is wrong, one sentence; None where `ok`.

@@ -31,7 +31,7 @@ def print_fit(result: FitResult) -> None:
     console = _console()
     model = result.float_model
     console.print(f"[bold]{escape(result.model.path)}[/] ({result.model.kind})")
-    parts = [f"{format_bytes(model.model_bytes)} as float .tflite", f"{model.macs / 1e6:.2f} M MACs"]
+    parts = [f"{format_bytes(model.model_bytes)} as float .tflite", f"{model.macs / 1e6:.3g} M MACs"]
     for score in (model.accuracy, model.validation_accuracy):
         if score is not None:
             parts.append(f"{result.metric} {_interval(score)} on {score.samples} {score.split} samples")

@@ -149,7 +149,8 @@ def _explain(error: Exception, login: Login, client: _Client, options: ConnectOp
         return AuthenticationError(f"The private key for {where} cannot be used: {str(error).rstrip('.')}.")
     if isinstance(error, TimeoutError):
         return ConnectError(
-            f"{where} did not answer within {options.connect_timeout_s:g} s.", hint="Is it on, in this network, and an SSH server?"
+            f"{where} did not answer within {options.connect_timeout_s:g} s.",
+            hint="Is it on, in this network, and an SSH server?",
         )
     if isinstance(error, socket.gaierror):
         return ConnectError(f"{where}: there is no host of that name.", hint="Check the name, or use the address.")
