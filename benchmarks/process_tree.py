@@ -1,4 +1,4 @@
-"""Run a command and measure the wall time and the memory of its whole process tree."""
+"""Run a command and measure the time and the memory of its whole process tree."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Run:
 
     Attributes:
         seconds: Wall time.
+        cpu_seconds: Of all its processes together; hardly changes with what else the machine does.
         stdout: What it printed.
         largest_bytes: Peak resident memory of the largest process in the tree.
         tree_bytes: Largest sum over the tree at any sample; pages that processes share count once for each. None
@@ -32,6 +33,7 @@ class Run:
     """
 
     seconds: float
+    cpu_seconds: float
     stdout: str
     largest_bytes: int
     tree_bytes: int | None
@@ -102,4 +104,4 @@ def run_measured(argv: Sequence[str], *, folder: Path) -> Run:
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, argv, out.read(), errors.read())
         largest = max(peaks.largest_bytes, usage.ru_maxrss * _MAXRSS_BYTES)
-        return Run(seconds, out.read(), largest, peaks.tree_bytes or None)
+        return Run(seconds, usage.ru_utime + usage.ru_stime, out.read(), largest, peaks.tree_bytes or None)

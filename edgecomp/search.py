@@ -37,8 +37,10 @@ def _skip(step: Step, results: Sequence[CandidateResult]) -> str | None:
         suffix = ", and this one is tried only when the others do not fit" if step.is_fallback else ""
         return f"{chosen} already meets every limit{suffix}"
     if step.precision is Precision.SELECTIVE:
-        int8 = next((result for result in results if result.name == Precision.INT8 and result.breaks), None)
-        if int8 is not None:
+        int8 = next((result for result in results if result.name == Precision.INT8), None)
+        if int8 is not None and int8.status == "failed":
+            return "it builds on INT8, which could not be made"
+        if int8 is not None and int8.breaks:
             broken = {limit.limit for limit in int8.breaks}
             if "accuracy_drop" not in broken:
                 return "it raises INT8's accuracy, which is not what INT8 lacks"

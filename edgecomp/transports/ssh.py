@@ -1,4 +1,4 @@
-"""A device over SSH: OpenSSH or Dropbear on the other side, a POSIX shell as login shell."""
+"""A device over SSH, with a POSIX shell as login shell and, for files, an SFTP server."""
 
 from __future__ import annotations
 
