@@ -56,7 +56,7 @@ class _Peaks:
 
 
 def _tree(root: int) -> list[int]:
-    """A process and all that descend from it. A worker in a session of its own still has its parent."""
+    """A process and all that descend from it. A worker in a process group of its own still has its parent."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

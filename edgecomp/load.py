@@ -154,7 +154,7 @@ def _open(path: Path, kind: ModelKind, sha256: str, trust_code: bool) -> Loaded:
         if kind is ModelKind.SAVED_MODEL:
             return _saved_model(path, sha256)
         if kind is ModelKind.KERAS3:
-            return _keras3(keras.models.load_model(str(path), compile=False, safe_mode=not trust_code), sha256)
+            return _keras3(keras.models.load_model(str(path), compile=False, safe_mode=not trust_code), path, sha256)
         model = tf_keras.models.load_model(str(path), compile=False, safe_mode=not trust_code)
         if not getattr(model, "inputs", None):
             raise ModelError(f"{path}: the model was saved before it was built: its input shape is not known.")
@@ -175,54 +175,47 @@ def _explain(error: Exception, path: Path, kind: ModelKind) -> ModelError:
     )
 
 
-def _keras3(model: Any, sha256: str) -> Loaded:
+def _keras3(model: Any, path: Path, sha256: str) -> Loaded:
     try:
         graph = graph_of(model)
     except CannotRebuildError as error:
-        graph, reason = None, error.message
-        if not getattr(model, "inputs", None):
-            raise ModelError(
-                f"{error.message}, so its inputs are not known.",
-                hint="Call it on data before saving it, or export it with model.export('folder') and pass that folder.",
-            ) from error
+        raise ModelError(
+            f"{path}: {error.message}, so its inputs are not known.",
+            hint="Call it on data before saving it, or export it with model.export('folder') and pass that folder.",
+        ) from error
     inputs = _specs(model.inputs, [tensor.name for tensor in model.inputs])
-    outputs = _specs(model.outputs, _output_names(graph) if graph is not None else [f"output_{n}" for n in range(99)])
+    outputs = _specs(model.outputs, _output_names(graph))
 
     def run(*tensors: Any) -> list[Any]:
-        structure = graph._inputs_struct if graph is not None else model.input
-        return list(keras.tree.flatten(model(keras.tree.pack_sequence_as(structure, tensors), training=False)))
+        structured = keras.tree.pack_sequence_as(graph._inputs_struct, tensors)
+        return list(keras.tree.flatten(model(structured, training=False)))
 
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     tolerance = _TOLERANCE
     if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
         tolerance = _MIXED_TOLERANCE
-        notes.append("The model computes in 16-bit floats; it is rebuilt and compared in 32 bits.")
+        notes = ("The model computes in 16-bit floats; it is rebuilt and compared in 32 bits.",)
     try:
-        twin = from_tf_keras(rebuild(model)) if graph is not None else None
-    except CannotRebuildError as error:
-        twin, reason = None, error.message
-    layer_names = _make_traceable(model)
-    if twin is None:
-        reason = f"the Keras 3 model cannot be rebuilt in tf_keras: {reason}"
-        notes.append(f"Training is not possible: {reason}. {_POST_TRAINING}")
+        twin = from_tf_keras(rebuild(model))
+    except (CannotRebuildError, *LIBRARY_ERRORS) as error:
+        reason = f"the Keras 3 model cannot be rebuilt in tf_keras: {first_line(error)}"
+        notes += (f"Training is not possible: {reason}. {_POST_TRAINING}",)
         return Loaded(
-            ModelKind.KERAS3, sha256, inputs, outputs, run=run, reason=reason, notes=tuple(notes), tolerance=tolerance,
-            layer_names=layer_names,
+            ModelKind.KERAS3, sha256, inputs, outputs, run=run, reason=reason, notes=notes, tolerance=tolerance,
+            layer_names=_make_traceable(model, graph),
         )  # fmt: skip
+    _make_traceable(model, graph)
     return Loaded(
-        ModelKind.KERAS3, sha256, inputs, outputs, run=twin.run, original=run, trainable=twin.trainable,
-        notes=tuple(notes), tolerance=tolerance, layer_names=twin.layer_names,
+        ModelKind.KERAS3, sha256, inputs, outputs, run=twin.run, original=run, trainable=twin.trainable, notes=notes,
+        tolerance=tolerance, layer_names=twin.layer_names,
     )  # fmt: skip
 
 
-def _make_traceable(model: Any) -> tuple[str, ...]:
-    """Give layers names that TensorFlow takes as scopes in a graph; returns all of them."""
+def _make_traceable(model: Any, graph: Any) -> tuple[str, ...]:
+    """Give layers names that TensorFlow takes as scopes; returns those of the layers."""
     layers = list(model._flatten_layers(include_self=False))
-    graph = graph_of(model) if hasattr(getattr(model, "_functional", model), "_nodes_by_depth") else None
-    for layer in {
-        id(item): item for item in [model, *layers, *(graph.operations if graph is not None else [])]
-    }.values():
-        layer.name = valid_name(layer.name)
+    for item in {id(item): item for item in [model, *layers, *graph.operations]}.values():
+        item.name = valid_name(item.name)
     return tuple(layer.name for layer in layers)
 
 
@@ -283,4 +276,5 @@ def _specs(tensors: Any, names: Any) -> tuple[TensorSpec, ...]:
 
 def _sizes(tensor: Any) -> list[int | None]:
     shape = tf.TensorShape(tensor.shape)
-    return list(shape.as_list()) if shape.rank is not None else [None]
+    # The batch is what the caller makes it, whatever the model was saved with.
+    return [None, *shape.as_list()[1:]] if shape.rank else [None]

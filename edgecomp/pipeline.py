@@ -143,6 +143,7 @@ def _import(
         except BaseException:
             importing.close()  # Ends the other half too: nobody will look at it.
             raise
+        quantizing.preload("ai_edge_quantizer.quantizer")
         info: ModelInfo = opened.result()
     bench = replace(bench, inputs=info.inputs, outputs=info.outputs)
     quantizing.call(_STAGES + "bind_data", bench=bench)
