@@ -88,7 +88,8 @@ def test_verify_runs_the_golden_samples(bundle):
     assert report.files == 3
     assert report.samples == 4
     assert report.max_difference_lsb == 0  # the same kernels on the same machine
-    assert report.same_answers == 1.0
+    assert report.rule == "exact"
+    assert report.argmax_agreement == 1.0
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_wrong_golden_outputs_do_not_verify(content, tmp_path):
     np.savez(tmp_path / "golden.npz", input_0=inputs, output_0=np.roll(outputs, 1, axis=1))
     wrong = {**files, "golden.npz": (tmp_path / "golden.npz").read_bytes()}
     write_bundle(tmp_path, "b", manifest.model_copy(update={"files": file_entries(wrong)}), wrong)
-    with pytest.raises(BundleError, match=r"golden samples come out up to .* LSB off"):
+    with pytest.raises(BundleError, match=r"Output 0 is not the golden one: 4 of 4 samples differ by more than 0 LSB"):
         verify_bundle(tmp_path / "b")
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgecomp.agent.agent import compare_golden
+from edgecomp.bench import TOLERANCE_LSB
 from edgecomp.bundle.reader import Bundle, read_bundle
 from edgecomp.errors import BundleError
-from edgecomp.inference import KernelFamily, Model, load
-
-# Kernel families round differently: figures per model are in docs/bundles.md.
-_TOLERANCE_LSB = 32.0
+from edgecomp.inference import KernelFamily, Model, load, runtime_version
 
 
 @dataclass(frozen=True)
@@ -22,34 +22,40 @@ class VerifyReport:
 
     Attributes:
         files: How many digests were right.
-        kernels: Family that ran the golden samples here.
-        max_difference_lsb: Largest difference from the golden outputs, in steps of the output's scale (a float
-            output's step is 1/255 of its range).
-        same_answers: Share of golden samples with the same largest output.
+        kernels: Family that ran the golden samples here; `golden_kernels` made them.
+        rule: "exact" within one family, version and architecture, else "tolerance" (docs/bundles.md).
+        max_difference_lsb: Largest difference from the golden outputs, in steps of the output's scale (1/256 of the
+            range for a float output); None where there is none.
+        argmax_agreement: Share of golden samples with the same answer; None where there is nothing to choose from.
     """
 
     bundle: str
     files: int
     kernels: str
     golden_kernels: str
+    rule: str
     samples: int
-    max_difference_lsb: float
-    same_answers: float
+    max_difference_lsb: float | None
+    argmax_agreement: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`."""
         return {"schema": "edgecomp.verify/1", "status": "ok", **asdict(self)}
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.bundle}: ok. {self.files} files unchanged. {self.samples} golden samples (from "
-            f"{self.golden_kernels}) run here with {self.kernels}: largest difference {self.max_difference_lsb:g} LSB, "
-            f"same answer {self.same_answers:.0%}."
+            f"{self.golden_kernels}) run here with {self.kernels}"
         )
+        if self.max_difference_lsb is not None:
+            text += f": largest difference {self.max_difference_lsb:.3g} LSB"
+        if self.argmax_agreement is not None:
+            text += f", same answer {self.argmax_agreement:.0%}"
+        return text + "."
 
 
 def verify_bundle(path: Path) -> VerifyReport:
-    """Check digests and golden outputs.
+    """Check digests and golden outputs, by the rule that `edgecomp bench` uses on a device.
 
     Raises:
         BundleError: A file is missing or changed, or an output is too far from its golden value.
@@ -63,33 +69,33 @@ def verify_bundle(path: Path) -> VerifyReport:
     except ModuleNotFoundError:  # tflite-micro exists for one platform only.
         kernels = KernelFamily.LITERT_REFERENCE
         model = load(bundle.files["model.tflite"], kernels)
-    difference, same = _compare(bundle, model)
-    if difference > _TOLERANCE_LSB:
+    here = (str(kernels), *runtime_version(kernels), platform.machine())
+    made = (golden.kernel_family, golden.runtime, golden.runtime_version, golden.architecture)
+    found = _compare(bundle, model, is_exact=here == made)
+    if not found["ok"]:
         raise BundleError(
-            f"{path}: the golden samples come out up to {difference:g} LSB off with {kernels}; "
-            f"{_TOLERANCE_LSB:g} is allowed between kernel families.",
-            hint="The model or the runtime is not the one that the bundle was made with.",
+            f"{path}: {found['message']}",
+            hint=f"Run here with {kernels}; the model or the runtime is not the one that the bundle was made with.",
         )
     return VerifyReport(
         bundle=str(path),
         files=len(bundle.files),
         kernels=kernels,
         golden_kernels=golden.kernel_family,
-        samples=golden.samples,
-        max_difference_lsb=difference,
-        same_answers=same,
+        rule=found["rule"],
+        samples=found["samples"],
+        max_difference_lsb=found["max_difference_lsb"],
+        argmax_agreement=found["argmax_agreement"],
     )
 
 
-def _compare(bundle: Bundle, model: Model) -> tuple[float, float]:
+def _compare(bundle: Bundle, model: Model, *, is_exact: bool) -> dict[str, Any]:
     arrays = bundle.golden()
-    specs = model.graph.inputs
-    real = {spec.name: spec.dequantize(arrays[f"input_{index}"]) for index, spec in enumerate(specs)}
-    largest, same = 0.0, []
-    for index, (got, spec) in enumerate(zip(model.run(real), model.graph.outputs, strict=True)):
-        want = arrays[f"output_{index}"]
-        step = 1.0 if spec.scale is not None else max(float(np.ptp(want)), 1e-12) / 255
-        largest = max(largest, float(np.max(np.abs(got.astype(np.float64) - want.astype(np.float64)))) / step)
-        flat = (len(want), -1)
-        same.append(np.mean(got.reshape(flat).argmax(1) == want.reshape(flat).argmax(1)))
-    return largest, float(np.mean(same))
+    real = {spec.name: spec.dequantize(arrays[f"input_{i}"]) for i, spec in enumerate(model.graph.inputs)}
+    outputs = model.run(real)
+    pairs = [
+        (arrays[f"output_{index}"], got, spec.scale is not None)
+        for index, (got, spec) in enumerate(zip(outputs, model.graph.outputs, strict=True))
+    ]
+    is_float = not any(tensor.scales for tensor in model.graph.main.tensors)
+    return compare_golden(np, pairs, is_float, is_exact, TOLERANCE_LSB)
