@@ -40,6 +40,8 @@ def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
         progress(f"connecting to {host}", 0, 0)
         connect(host).close()
     is_demo = options["model"] is None
+    if is_demo and options["data"] is None:
+        progress(demo.NOTE, 0, 0)
     if is_demo != (options["data"] is None):
         missing = "MODEL" if is_demo else "--data"
         raise UsageError(
