@@ -281,6 +281,99 @@ class TestInterrupt:
         assert not bundles.exists() or list(bundles.iterdir()) == []
 
 
+class TestTiming:
+    """`fit --host`: here the host is this machine, which is no Raspberry Pi."""
+
+    def test_a_timing_from_another_machine_is_labelled(self, tmp_path):
+        code, body = fit(tmp_path, "--device", "rpi4", "--host", "local", "--python", sys.executable)
+        assert code == 0
+        latency = chosen_of(body, "rpi4")["latency_ms"]
+        assert latency["mode"] == "measured"
+        assert latency["runs"] >= 50
+        assert latency["low"] <= latency["value"] <= latency["high"]
+        assert latency["golden_ok"]
+        assert not latency["is_profile_device"]
+        assert "not the profile's device" in latency["on"]
+
+    def test_it_is_never_held_against_the_limit_of_the_device(self, tmp_path):
+        # A nanosecond: any timing would break it, if it counted.
+        arguments = ("--device", "rpi4", "--host", "local", "--python", sys.executable, "--max-latency", "0.001us")
+        code, body = fit(tmp_path, *arguments)
+        assert body["status"] == "fits"
+        assert chosen_of(body, "rpi4")["breaks"] == []
+        assert code == 4  # a measurement was taken but cannot be trusted for this limit
+
+    def test_it_judges_where_the_machine_is_the_device(self, tmp_path):
+        profile = (ROOT / "device_profiles" / "rpi4.toml").read_text()
+        profile = profile.replace('"aarch64"', f'"{os.uname().machine}"').replace('["0xd08"]', "[]")
+        (tmp_path / "here.toml").write_text(profile.replace('name = "rpi4"', 'name = "here"'))
+        arguments = ("--device", "here.toml", "--host", "local", "--python", sys.executable, "--max-latency", "0.001us")
+        code, body = fit(tmp_path, *arguments)
+        assert code == 3
+        made = [item for item in body["devices"][0]["candidates"] if item["status"] != "skipped"]
+        assert all(item["breaks"][0]["limit"] == "latency" for item in made)
+        assert {item["name"] for item in made} >= {"INT8", "FLOAT32"}
+
+    def test_an_unreachable_host_is_told_before_the_work(self, tmp_path):
+        done = run(tmp_path, "fit", "--device", "rpi4", "--host", "127.0.0.1:1")
+        assert done.returncode == 1
+        assert "127.0.0.1:1" in done.stderr
+        assert "reading model" not in done.stderr
+        assert not (tmp_path / "bundles").exists()
+
+    def test_the_bundle_is_kept_when_its_timing_fails(self, tmp_path):
+        code, body = fit(tmp_path, "--device", "rpi4", "--host", "local", "--python", "/nowhere/python3")
+        assert code == 1
+        device = body["devices"][0]
+        assert device["status"] == "fits"
+        assert "could not be timed" in device["error"]
+        assert (tmp_path / device["bundle"]).is_file()
+
+    def test_bench_of_a_bundle(self, demo):
+        folder, body = demo
+        bundle = body["devices"][0]["bundle"]
+        done = run(folder, "bench", bundle, "--host", "local", "--python", sys.executable, "--json")
+        measured = json.loads(done.stdout)
+        assert done.returncode == 0
+        assert measured["golden"]["equal"]
+        assert len(measured["samples_us"]) == measured["runs"] >= 50
+        table = run(folder, "bench", bundle, "--host", "local", "--python", sys.executable)
+        assert "bit by bit" in table.stdout
+        assert "this is no latency of rpi4" in table.stdout
+
+    def test_a_microcontroller_bundle_cannot_be_timed_on_a_host(self, demo):
+        folder, body = demo
+        done = run(folder, "bench", body["devices"][1]["bundle"], "--host", "local")
+        assert done.returncode == 1
+        assert "is for a microcontroller (stm32l4r5)" in done.stderr
+
+
+class TestConfidence:
+    """--confident: the bound of the interval decides, not the point estimate."""
+
+    def decide(self, **fields):
+        from edgecomp.candidates import _decisive_drop
+        from edgecomp.metrics import Estimate
+        from edgecomp.stages import Comparison
+
+        empty = {"score": None, "float_score": None, "drop": None, "agreement": None, "output_snr_db": 20.0}
+        estimates = {name: Estimate(*value) for name, value in fields.items()}
+        comparison = Comparison(samples=10, **(empty | estimates))
+        return [_decisive_drop(comparison, confident) for confident in (False, True)]
+
+    def test_a_drop(self):
+        found = self.decide(score=(0.87, 0.85, 0.89), float_score=(0.88, 0.86, 0.9), drop=(0.01, -0.002, 0.022))
+        assert found == [(0.01, 0.88), (0.022, 0.88)]
+
+    def test_without_labels_the_share_of_changed_answers(self):
+        found = self.decide(agreement=(0.99, 0.97, 1.0))
+        assert [drop for drop, _ in found] == pytest.approx([0.01, 0.03])
+
+    def test_without_classes_the_noise(self):
+        # 20 dB: the noise has a hundredth of the signal's power.
+        assert [drop for drop, _ in self.decide()] == pytest.approx([0.01, 0.01])
+
+
 def test_the_wheel_brings_profiles_and_demo(tmp_path):
     """`pip install .` ships device_profiles/ and calibration_data/ inside the package."""
     import zipfile
