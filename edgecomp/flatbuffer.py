@@ -19,12 +19,26 @@ _I32 = struct.Struct("<i")
 _U64 = struct.Struct("<Q")
 
 
+# A whole file is read about once. One that shares a long list between many tables would make us build far more than
+# it holds, so what may be read in all is bounded by its size.
+_READS_PER_BYTE = 16
+_READS_AT_LEAST = 1 << 20
+_TABLE_READS = 64
+
+
 class Buffer:
     """The bytes of one FlatBuffers file."""
 
     def __init__(self, data: bytes | memoryview, where: str) -> None:
         self.data = memoryview(data)
         self.where = where
+        self._reads_left = _READS_PER_BYTE * len(self.data) + _READS_AT_LEAST
+
+    def spend(self, size_bytes: int) -> None:
+        """Count what is read; an error where a file unfolds into more than its size allows."""
+        self._reads_left -= size_bytes
+        if self._reads_left < 0:
+            raise self.fail("its tables share data so that it unfolds into many times its size")
 
     def fail(self, problem: str) -> GraphError:
         """The error to raise for a damaged file."""
@@ -49,6 +63,7 @@ class Table:
     """One table: fields by their number in the schema, starting at 0."""
 
     def __init__(self, buffer: Buffer, position: int) -> None:
+        buffer.spend(_TABLE_READS)
         self._buffer = buffer
         self._position = position
         self._vtable = position - buffer.unpack(_I32, position)
@@ -83,7 +98,9 @@ class Table:
 
     def text(self, number: int) -> str:
         """A string; bytes that are not UTF-8 are replaced."""
-        return bytes(self.bytes(number)).decode("utf-8", errors="replace")
+        data = self.bytes(number)
+        self._buffer.spend(len(data))
+        return bytes(data).decode("utf-8", errors="replace")
 
     def numbers(self, number: int, dtype: str) -> np.ndarray:
         """A vector of numbers as a numpy array of little-endian `dtype`, empty where the field is absent."""
@@ -91,6 +108,7 @@ class Table:
         found = self._vector(number, kind.itemsize)
         if found is None:
             return np.empty(0, kind)
+        self._buffer.spend(kind.itemsize * found[1])
         return np.frombuffer(self._buffer.data, kind, count=found[1], offset=found[0])
 
     def table(self, number: int) -> Table | None:
@@ -103,11 +121,6 @@ class Table:
         start, count = self._vector(number, 4) or (0, 0)
         for index in range(count):
             yield Table(self._buffer, self._buffer.follow(start + 4 * index))
-
-    def count(self, number: int) -> int:
-        """How many items a vector of tables has."""
-        found = self._vector(number, 4)
-        return 0 if found is None else found[1]
 
     def scalar_u64(self, number: int) -> int:
         """An unsigned 64-bit number, 0 where absent."""

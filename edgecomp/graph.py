@@ -14,8 +14,6 @@ from edgecomp.flatbuffer import Buffer, Table
 from edgecomp.tensors import TensorSpec
 from edgecomp.tflite_schema import BUILTIN_OPERATORS, FILE_IDENTIFIER, TENSOR_TYPES
 
-# A file may share one table between a million list entries: what a small file can make us build is bounded.
-_MAX_ITEMS = 200_000
 _MAX_RANK = 8
 
 
@@ -91,7 +89,18 @@ class Subgraph:
 
     def layer(self, operator: Operator) -> str:
         """The name of an operator as its model calls it: its first output's."""
-        return self.tensors[operator.outputs[0]].name if operator.outputs else f"operator {operator.index}"
+        result = self.output(operator)
+        return f"operator {operator.index}" if result is None else result.name
+
+    def input(self, operator: Operator, position: int = 0) -> Tensor | None:
+        """An input of an operator; None where it has no such input, or leaves it out."""
+        index = operator.inputs[position] if position < len(operator.inputs) else -1
+        return None if index < 0 else self.tensors[index]
+
+    def output(self, operator: Operator, position: int = 0) -> Tensor | None:
+        """An output of an operator, likewise."""
+        index = operator.outputs[position] if position < len(operator.outputs) else -1
+        return None if index < 0 else self.tensors[index]
 
 
 @dataclass(frozen=True)
@@ -137,15 +146,10 @@ _NUMPY = {name: dtype for name, dtype, _ in TENSOR_TYPES.values()}
 
 def operator_macs(subgraph: Subgraph, operator: Operator) -> int:
     """Multiply-accumulates of one convolution, matrix product or transposed convolution; 0 for anything else."""
-
-    def shape(position: int) -> tuple[int, ...]:
-        index = operator.inputs[position] if position < len(operator.inputs) else -1
-        return subgraph.tensors[index].shape if index >= 0 else ()
-
-    if not operator.outputs or len(operator.inputs) < 2:
+    result, kernel, source = subgraph.output(operator), subgraph.input(operator, 1), subgraph.input(operator)
+    if result is None or kernel is None or source is None:
         return 0
-    outputs = subgraph.tensors[operator.outputs[0]].elements
-    weights = shape(1)
+    outputs, weights = result.elements, kernel.shape
     if operator.code == "CONV_2D" and len(weights) == 4:
         return outputs * math.prod(weights[1:])  # (out, height, width, in)
     if operator.code == "CONV_3D" and len(weights) == 5:
@@ -156,10 +160,10 @@ def operator_macs(subgraph: Subgraph, operator: Operator) -> int:
         return outputs * weights[1]  # (out, in)
     if operator.code == "TRANSPOSE_CONV" and len(weights) == 4:
         # Inputs are (output shape, weights, x): each element of x meets the whole kernel.
-        return math.prod(shape(2)) * weights[0] * weights[1] * weights[2]
+        x = subgraph.input(operator, 2)
+        return 0 if x is None else x.elements * weights[0] * weights[1] * weights[2]
     if operator.code == "BATCH_MATMUL":
-        left = shape(0)
-        return outputs * left[-1] if left else 0
+        return outputs * source.shape[-1] if source.shape else 0
     return 0
 
 
@@ -176,15 +180,9 @@ def read_graph(data: bytes, where: str = "The model") -> Graph:
         )
     buffer = Buffer(data, where)
     root = buffer.root()
-    _bound(buffer, root.count(1) + root.count(2) + root.count(4))
     codes = [_operator_code(buffer, code) for code in root.tables(1)]
     sizes = [_buffer_bytes(buffer, item) for item in root.tables(4)]
-    subgraphs = []
-    budget = _MAX_ITEMS
-    for table in root.tables(2):
-        budget -= table.count(0) + table.count(3) + 1
-        _bound(buffer, _MAX_ITEMS - budget)
-        subgraphs.append(_subgraph(buffer, table, codes, sizes))
+    subgraphs = [_subgraph(buffer, table, codes, sizes) for table in root.tables(2)]
     if not subgraphs:
         raise buffer.fail("it holds no subgraph")
     signature = next(root.tables(7), None)
@@ -198,11 +196,6 @@ def read_graph(data: bytes, where: str = "The model") -> Graph:
         outputs=_border(buffer, main, main.outputs, signature, 1),
         has_signature=signature is not None,
     )
-
-
-def _bound(buffer: Buffer, items: int) -> None:
-    if items > _MAX_ITEMS:
-        raise buffer.fail(f"it lists {items} items, more than the {_MAX_ITEMS} that any real model has")
 
 
 def _operator_code(buffer: Buffer, table: Table) -> tuple[str, int, bool]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecomp.errors import RuntimeRefusedError
 from edgecomp.graph import Graph, read_graph
-from edgecomp.memory import estimate_tflm_arena
+from edgecomp.memory import estimate_arena
 from edgecomp.tensors import TensorSpec
 
 
@@ -135,7 +135,7 @@ class TflmModel:
 
         self.graph = read_graph(data)
         # Generous: what it really takes is read afterwards.
-        room_bytes = 4 * estimate_tflm_arena(self.graph) + (4 << 20)
+        room_bytes = 4 * estimate_arena(self.graph, word_bytes=8).total_bytes + (4 << 20)
         messages = Captured()
         try:
             with captured_stderr() as messages:
