@@ -109,16 +109,22 @@ class Budget:
         # Accuracies are counts divided by counts: a millionth of a point keeps 1.0 pp from being above 1 pp.
         if dropped > drop.amount + 1e-9:
             broken.append(Violation("accuracy_drop", dropped * 100, drop.amount * 100, unit))
-        if self.max_model_bytes is not None and values.model_bytes > self.max_model_bytes:
-            broken.append(Violation("model_size", values.model_bytes, self.max_model_bytes, "bytes"))
-        if self.max_ram_bytes is not None and values.ram_bytes > self.max_ram_bytes:
-            broken.append(Violation("ram", values.ram_bytes, self.max_ram_bytes, "bytes"))
+        broken += self.size_violations(model_bytes=values.model_bytes, ram_bytes=values.ram_bytes)
         if (
             self.max_latency_ms is not None
             and values.latency_ms is not None
             and values.latency_ms > self.max_latency_ms
         ):
             broken.append(Violation("latency", values.latency_ms, self.max_latency_ms, "ms"))
+        return broken
+
+    def size_violations(self, *, model_bytes: int, ram_bytes: int) -> list[Violation]:
+        """The limits of memory alone, which can be judged before anything is made."""
+        broken = []
+        if self.max_model_bytes is not None and model_bytes > self.max_model_bytes:
+            broken.append(Violation("model_size", model_bytes, self.max_model_bytes, "bytes"))
+        if self.max_ram_bytes is not None and ram_bytes > self.max_ram_bytes:
+            broken.append(Violation("ram", ram_bytes, self.max_ram_bytes, "bytes"))
         return broken
 
 

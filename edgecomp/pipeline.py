@@ -76,7 +76,7 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="edgecomp-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        importing, quantizing, micro = _start_workers(stack)
+        importing, quantizing, micro = _start_workers(stack, folder)
         imported = _import(request, Workbench(folder, request.metric, request.seed), importing, quantizing, report)
         shop = Shop(
             bench=imported.bench,
@@ -96,13 +96,15 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
         return _result(request, shop, imported, devices, started)
 
 
-def _start_workers(stack: ExitStack) -> list[Worker]:
+def _start_workers(stack: ExitStack, folder: Path) -> list[Worker]:
     """One worker each for TensorFlow, ai-edge-quantizer and tflite-micro; their logs outlive them if one failed."""
     logs = Path(tempfile.mkdtemp(prefix="edgecomp-logs-"))
+    # What libraries leave in the folder for temporary files goes with the run.
+    temporary = {"TMPDIR": str(folder)}
     workers = [
-        Worker("TensorFlow", logs / "tensorflow.log", environment=ENVIRONMENT),
-        Worker("quantization", logs / "quantization.log"),
-        Worker("tflite-micro", logs / "tflite-micro.log"),
+        Worker("TensorFlow", logs / "tensorflow.log", environment=ENVIRONMENT | temporary),
+        Worker("quantization", logs / "quantization.log", environment=temporary),
+        Worker("tflite-micro", logs / "tflite-micro.log", environment=temporary),
     ]
 
     def clear_logs() -> None:

@@ -124,8 +124,10 @@ class Worker:
         return replies
 
     def _obituary(self, function: str) -> WorkerError:
+        if self._process is None:
+            return WorkerError(f"The {self.name} worker was closed in {function}.")
         self.has_failed = True
-        code = self._process.wait() if self._process is not None else 0
+        code = self._process.wait()
         self.close()
         how = f"exit code {code}"
         if code < 0:
