@@ -16,7 +16,7 @@ from edgecomp.errors import EdgecompError, QuantizationError, WorkerError
 from edgecomp.executors.local import Progress, Worker
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily
-from edgecomp.memory import LITERT, estimate_arena, plan_memory
+from edgecomp.memory import estimate_arena, estimate_linux_memory
 from edgecomp.metrics import Estimate
 from edgecomp.plan import Step, kept_precision
 from edgecomp.profile import DeviceProfile, Precision
@@ -227,10 +227,9 @@ def accuracy_of(score: Estimate | None, samples: int, split: Split, kernels: Ker
 def _memory(shop: Shop, profile: DeviceProfile, made: MadeFile) -> tuple[int, Mode, int, TflmCheck | None]:
     """Arena in bytes, where the figure comes from, what it means for RAM, and the check in TFLM if it applies."""
     graph = read_graph(made.path.read_bytes())
-    if profile.runtime.name != "tflm":
-        arena = plan_memory(graph, LITERT).head_bytes
-        # On Linux and phones the file itself is in memory too.
-        return arena, "estimated", arena + made.model_bytes, None
+    if not profile.runs_tflm:
+        memory = estimate_linux_memory(graph)
+        return memory.arena_bytes, "estimated", memory.model_bytes, None
     if not tflm_available():
         arena = estimate_arena(graph).total_bytes
         return arena, "estimated", arena, None

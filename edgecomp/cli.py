@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PRECISIONS = ("FLOAT32", "FLOAT16", "DYNAMIC_RANGE", "INT8", "INT16X8", "INT4_WEIGHTS", "SELECTIVE")
+KINDS = ("linux", "android", "ios", "mcu")
+RUNTIMES = ("litert", "tflm", "edgetpu", "ethos-u")
+KERNELS = ("xnnpack", "builtin", "reference", "cmsis-nn", "helium-cmsis-nn", "esp-nn", "vendor")
 
 
 class Quantity(click.ParamType, Generic[T]):
@@ -169,6 +172,33 @@ def _exit_code(result: FitResult) -> int:
 
 
 @main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--device", "devices", multiple=True, required=True, help="Name or .toml of a profile; repeatable.")
+@click.option("--max-model-size", type=SIZE, help="Limit for the model file in flash, below the device's own.")
+@click.option("--max-ram", type=SIZE, help="Limit for tensors in RAM, below the device's own.")
+@click.option("--max-latency", type=TIME, help="Limit for the estimated latency; broken if its whole interval is.")
+@click.option("--layers", is_flag=True, help="Also print every layer: type, shape, MACs, bytes, estimated time.")
+@click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
+@json_option
+def check(model: Path, layers: bool, as_json: bool, trust_model_code: bool, **options: Any) -> int:
+    """Say what stands between MODEL and each device, without training, data or a device.
+
+    A .tflite is read as it is; a Keras model or SavedModel is converted to a float .tflite first.
+    """
+    from edgecomp.preflight import check_model
+    from edgecomp.report.preflight import print_preflight
+    from edgecomp.report.progress import progress_on_stderr
+
+    with progress_on_stderr() as progress:
+        result = check_model(model, trust_code=trust_model_code, progress=progress, **options)
+    if as_json:
+        click.echo(json.dumps(result.to_json(layers=layers), indent=2))
+    else:
+        print_preflight(result, layers=layers)
+    return EXIT_OK if result.status == "fits" else EXIT_NO_FIT
+
+
+@main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--host", required=True, help='[user@]host[:port], or "local" for this machine.')
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="Of the interpreter.")
@@ -195,38 +225,95 @@ def bench(as_json: bool, **options: Any) -> int:
 
 @main.group()
 def devices() -> None:
-    """The device profiles that ship with edgecomp."""
+    """Device profiles: those that ship with edgecomp, and your own."""
 
 
 @devices.command("list")
+@click.option("--kind", type=click.Choice(KINDS), help="Only these.")
+@click.option("--runtime", type=click.Choice(RUNTIMES), help="Only what this runs.")
+@click.option("--kernels", type=click.Choice(KERNELS), help="Only what has these kernels.")
+@click.option("--core", help='Only processors with this in their name: "m4", "a76".')
+@click.option("--feature", "features", multiple=True, help='Only processors with it: "dotprod", "fpu"; repeatable.')
+@click.option("--min-ram", type=SIZE, help='At least so much left for tensors: "256KiB".')
+@click.option("--min-flash", type=SIZE, help='At least so much left for the model file: "512KiB".')
 @json_option
-def devices_list(as_json: bool) -> None:
+def devices_list(
+    as_json: bool, features: tuple[str, ...], min_ram: int | None, min_flash: int | None, **names: str | None
+) -> None:
     """One line a device."""
-    from edgecomp.profile import load_profile, profile_names
+    from edgecomp.devices import Filters, list_devices
+    from edgecomp.report.devices import print_list
 
-    profiles = [load_profile(name) for name in profile_names()]
+    found = list_devices(Filters(**names, features=features, min_ram_bytes=min_ram, min_flash_bytes=min_flash))
     if as_json:
-        rows = [{"name": p.name, "kind": p.kind, "description": p.description} for p in profiles]
-        click.echo(json.dumps({"schema": "edgecomp.devices/1", "devices": rows}, indent=2))
-        return
-    width = max(len(profile.name) for profile in profiles)
-    for profile in profiles:
-        click.echo(f"{profile.name:<{width}}  {profile.kind:<8} {profile.description}")
+        body = {"schema": "edgecomp.devices/1", "devices": [summary.to_json() for summary in found]}
+        click.echo(json.dumps(body, indent=2))
+    else:
+        print_list(found)
 
 
 @devices.command("show")
 @click.argument("device")
+@click.option("--toml", "as_toml", is_flag=True, help="Print TOML that stands alone, to start your own file from.")
 @json_option
-def devices_show(device: str, as_json: bool) -> None:
-    """Everything that is known of DEVICE, with the source of each figure."""
+def devices_show(device: str, as_toml: bool, as_json: bool) -> None:
+    """Everything that is known of DEVICE, with the source of each figure and with what is unverified."""
     from edgecomp.profile import load_profile
+    from edgecomp.report.devices import print_device
 
     profile = load_profile(device)
     if as_json:
-        body = {"schema": "edgecomp.device/1", **profile.model_dump(mode="json")}
-        click.echo(json.dumps(body, indent=2, default=str))
-    else:
+        click.echo(json.dumps(profile.to_json(), indent=2))
+    elif as_toml:
         click.echo(profile.text.rstrip())
+    else:
+        print_device(profile)
+
+
+@devices.command("validate")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@json_option
+def devices_validate(files: tuple[Path, ...], as_json: bool) -> int:
+    """Check your own profiles, FILES, and list every problem. Exit code 2 if there is any."""
+    from edgecomp.devices import check_file
+    from edgecomp.report.devices import print_checks
+
+    checks = [check_file(path) for path in files]
+    if as_json:
+        body = {"schema": "edgecomp.device_checks/1", "files": [check.to_json() for check in checks]}
+        click.echo(json.dumps(body, indent=2))
+    else:
+        print_checks(checks)
+    return EXIT_OK if all(check.profile is not None for check in checks) else EXIT_USAGE
+
+
+@devices.command("schema")
+@click.option("--json", is_flag=True, expose_value=False, help="Changes nothing: the schema is JSON.")
+def devices_schema() -> None:
+    """Print the JSON Schema of a profile, for editors that check TOML as you type."""
+    from edgecomp.profile import DeviceProfile
+
+    click.echo(json.dumps(DeviceProfile.model_json_schema(mode="serialization"), indent=2))
+
+
+@devices.command("new")
+@click.argument("name")
+@click.option("--from", "start", metavar="DEVICE", help="Name or .toml of the profile to extend.")
+@click.option("--kind", type=click.Choice(KINDS), help="Without --from: the nearest profile of this kind.")
+@click.option("--core", help='Without --from: the nearest with this core, like "cortex-m33".')
+@click.option("--ram", "ram_bytes", type=SIZE, help='RAM of yours, in one piece: "256KiB".')
+@click.option("--flash", "flash_bytes", type=SIZE, help='Flash of yours: "1MiB".')
+@json_option
+def devices_new(name: str, start: str | None, as_json: bool, **known: Any) -> None:
+    """Start your own profile: write NAME.toml, which extends the nearest one that ships with edgecomp."""
+    from edgecomp.devices import Wish, new_profile
+
+    path, extends = new_profile(name, start, Wish(**known))
+    if as_json:
+        click.echo(json.dumps({"schema": "edgecomp.device_file/1", "path": str(path), "extends": extends}))
+    else:
+        click.echo(f"Wrote {path}, which extends {extends}. Change what differs, then:")
+        click.echo(f"edgecomp devices validate {path}")
 
 
 @main.group()

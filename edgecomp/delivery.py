@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecomp.budget import Budget, Violation
+from edgecomp.bundle.firmware import model_header
 from edgecomp.bundle.manifest import Golden, Manifest, PlanStep, Preprocessing, TensorEntry
 from edgecomp.bundle.writer import file_entries, runner_script, write_bundle
 from edgecomp.candidates import Shop, Target, decision_kernels, evaluate, judged, tflm_available, with_scores
@@ -19,6 +20,9 @@ from edgecomp.results import CandidateResult, DeviceResult, Latency
 
 # TFLM's reference kernels take long on large models: above this the test score comes from LiteRT, and says so.
 _TFLM_TEST_SECONDS = 180.0
+
+_ARENA_ROOM_BYTES = 512
+_COMPILERS = {"ethos-u": "Arm's Vela (pip install ethos-u-vela)", "edgetpu": "Google's edgetpu_compiler"}
 
 _TOOLS = ("edgecomp", "ai-edge-quantizer", "ai-edge-litert", "tensorflow", "tf-keras", "tflite-micro", "numpy")
 
@@ -74,6 +78,8 @@ def deliver(
     shop.progress(f"{target.profile.name}: test split, once", 0, 0)
     chosen, notes = _test(shop, target, results[index])
     results = [*results[:index], chosen, *results[index + 1 :]]
+    if (compiler := _COMPILERS.get(target.profile.runtime.name)) is not None:
+        notes.append(f"model.tflite runs on the CPU as it is: compile it with {compiler} for the accelerator")
     archive, digest = write_candidate(shop, target, chosen, results, provenance, out)
     return DeviceResult(
         device=target.profile.name,
@@ -97,9 +103,14 @@ def write_candidate(
 ) -> tuple[Path, str]:
     """Write the bundle of one candidate; returns the path and the sha256 of its .zip. Raises BundleError."""
     profile = target.profile
-    kernels = KernelFamily.TFLM if profile.runtime.name == "tflm" and tflm_available() else decision_kernels(profile)
+    kernels = KernelFamily.TFLM if profile.runs_tflm and tflm_available() else decision_kernels(profile)
     files, golden = _files(shop, profile, candidate_path(shop, candidate), kernels)
     graph = read_graph(files["model.tflite"])
+    if profile.runs_tflm:
+        # The recording allocator counts a little less than the smallest arena that works: room for it, in whole KiB.
+        arena_bytes = ((candidate.arena_bytes or 0) + _ARENA_ROOM_BYTES + 1023) // 1024 * 1024
+        title = f"{provenance.source['name']} as {candidate.name} for {profile.name}"
+        files["model_data.h"] = model_header(files["model.tflite"], graph, arena_bytes=arena_bytes, title=title)
     manifest = Manifest(
         device=profile.name,
         chosen=candidate.name,
@@ -160,7 +171,7 @@ def _test(shop: Shop, target: Target, chosen: CandidateResult) -> tuple[Candidat
     """The chosen candidate on the test split, in the target's own kernels where that is possible."""
     model = candidate_path(shop, chosen)
     kernels, notes = decision_kernels(target.profile), []
-    if target.profile.runtime.name == "tflm":
+    if target.profile.runs_tflm:
         seconds = _tflm_seconds(shop, model)
         if seconds is None:
             notes.append("tflite-micro is not installed here: test score from LiteRT's kernels, arena estimated")

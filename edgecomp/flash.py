@@ -9,9 +9,9 @@ from edgecomp.graph import Graph
 
 _ALIGNMENT_BYTES = 16
 
-# Code of TFLM on a Cortex-M with -O2, in bytes: interpreter, memory planner, flatbuffer reader; then every operator that
-# is registered. Public totals to hold them against: TFLM's core is given as 16 KB on a Cortex-M3 (TFLM documentation), and
-# a firmware with CMSIS-NN, newlib and a small CNN links to 128 kB on a Cortex-M4.
+# Code of TFLM on a Cortex-M with -O2, in bytes: interpreter, memory planner, flatbuffer reader; then every operator
+# that is registered. Totals to hold them against: TFLM's core is given as 16 KB on a Cortex-M3 (TFLM documentation),
+# and a firmware with CMSIS-NN, newlib and a small CNN links to 128 kB on a Cortex-M4.
 _TFLM_CORE_BYTES = 24_000
 _TFLM_OPERATOR_BYTES = {
     "CONV_2D": 14_000, "DEPTHWISE_CONV_2D": 14_000, "TRANSPOSE_CONV": 9_000, "FULLY_CONNECTED": 9_000,

@@ -273,7 +273,7 @@ def shrink_to_32_bit(measured_bytes: int, graph: Graph) -> int:
     )
 
 
-# A Python process with numpy and LiteRT, measured with ai-edge-litert 2.3 on x86-64 Linux: 34 MB, and 4 MB once it runs.
+# A Python process with numpy and LiteRT, measured with ai-edge-litert 2.3 on x86-64: 34 MB, and 4 MB once it runs.
 _LINUX_PROCESS_BYTES = 38_000_000
 
 LINUX_MARGIN_RATIO = 0.15

@@ -2,7 +2,8 @@
 
     python scripts/write_schemas.py
 
-A test holds the files against the code, so run this after changing edgecomp/results.py or bundle/manifest.py.
+A test holds the files against the code, so run this after changing edgecomp/results.py, profile.py,
+hardware.py or bundle/manifest.py.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from edgecomp.bundle.manifest import Manifest
+from edgecomp.profile import DeviceProfile
 from edgecomp.results import FitResult
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-SCHEMAS: dict[str, type[BaseModel]] = {"fit-result.schema.json": FitResult, "bundle-manifest.schema.json": Manifest}
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "fit-result.schema.json": FitResult,
+    "bundle-manifest.schema.json": Manifest,
+    "device-profile.schema.json": DeviceProfile,
+}
 
 
 def schema_text(model: type[BaseModel]) -> str:
