@@ -115,7 +115,7 @@ def preflight(data: bytes, graph: Graph, profile: DeviceProfile, budget: Budget)
         profile: The device.
         budget: Limits; the accuracy limit is not looked at.
     """
-    findings = tuple(check_operators(graph, profile))
+    findings = tuple(check_operators(graph, profile, data=data))
     flash = flash_report(data, graph, runs_tflm=profile.runs_tflm)
     ram = _ram(graph, profile, budget)
     latency, unknown = predict(graph, profile)

@@ -57,8 +57,8 @@ def _print_findings(report: PreflightReport) -> None:
         grouped.setdefault(key, []).append(finding.layer)
     for (severity, operator, reason, rewrite), names in list(grouped.items())[:_MOST_FINDINGS]:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        where = f"layer {_short(names[0])}{more}" if names[0] else ""
-        click.echo(f"  {click.style(severity, fg=_SEVERITY[severity])}: {operator} ({where}): {reason}")
+        where = f"{operator} (layer {_short(names[0])}{more}): " if names[0] else ""
+        click.echo(f"  {click.style(severity, fg=_SEVERITY[severity])}: {where}{reason}")
         if rewrite is not None:
             click.echo(f"    would pass: {rewrite}")
     if len(grouped) > _MOST_FINDINGS:

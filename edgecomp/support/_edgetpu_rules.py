@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from edgecomp.graph import Tensor
 from edgecomp.support._node import Node
 from edgecomp.support._rewrites import Rewrite
 
@@ -64,11 +65,16 @@ def _fully_connected(node: Node) -> Broken | None:
     output = node.output()
     if node.option(1, "b"):
         return "its weights are shuffled", Rewrite("convert again: weights in the default format", ())
-    if output is not None and output.elements != output.shape[-1]:
+    if output is not None and output.elements != last(output):
         return "its output has more than one dimension", Rewrite(
             "CONV_2D with a kernel of 1x1", (("CONV_2D", node.types),)
         )
     return None
+
+
+def last(tensor: Tensor) -> int:
+    """The innermost size; 1 for a single number."""
+    return tensor.shape[-1] if tensor.shape else 1
 
 
 def reduced_axes(node: Node) -> tuple[int, ...] | None:
@@ -77,7 +83,7 @@ def reduced_axes(node: Node) -> tuple[int, ...] | None:
     if source is None or target is None:
         return None
     rank = len(source.shape)
-    if axes is not None:
+    if axes is not None and rank:
         return tuple(sorted(int(axis) % rank for axis in axes.reshape(-1)))
     if rank == len(target.shape):
         return tuple(axis for axis in range(rank) if source.shape[axis] != target.shape[axis])
@@ -90,7 +96,7 @@ def _reduction(node: Node) -> Broken | None:
         return None
     if 0 in axes and len(source.shape) > 1:
         return "it goes over the batch", None
-    channels = source.shape[-1]
+    channels = last(source)
     if node.code == "MEAN" and len(source.shape) - 1 in axes and channels % 4:
         return f"it goes over {channels} channels, which is no multiple of 4", Rewrite(
             f"{channels + -channels % 4} channels before it", ((node.code, node.types),)
@@ -100,7 +106,7 @@ def _reduction(node: Node) -> Broken | None:
 
 def _pad(node: Node) -> Broken | None:
     sizes = node.constant(1)
-    return ("it pads the batch", None) if sizes is not None and sizes.reshape(-1, 2)[0].any() else None
+    return ("it pads the batch", None) if sizes is not None and sizes.reshape(-1)[:2].any() else None
 
 
 def _pack(node: Node) -> Broken | None:
@@ -111,15 +117,15 @@ def _pack(node: Node) -> Broken | None:
 
 
 def _split(node: Node) -> Broken | None:
-    axis, source = node.constant(0), node.input(1)
-    if axis is not None and source is not None and int(axis.reshape(-1)[0]) % len(source.shape) == 0:
+    source = node.input(1)
+    if source is not None and node.axis(0, len(source.shape)) == 0:
         return "it goes along the batch", None
     return None
 
 
 def _prelu(node: Node) -> Broken | None:
     slopes = node.input(1)
-    if slopes is None or slopes.elements == slopes.shape[-1]:
+    if slopes is None or slopes.elements == last(slopes):
         return None
     return "it has a slope for each place", Rewrite(
         "one slope per channel: PReLU(shared_axes=[1, 2])", ((node.code, node.types),)
@@ -128,7 +134,7 @@ def _prelu(node: Node) -> Broken | None:
 
 def _softmax(node: Node) -> Broken | None:
     source = node.input()
-    if source is None or (source.elements == source.shape[-1] and source.elements <= _MOST_SOFTMAX_ELEMENTS):
+    if source is None or (source.elements == last(source) and source.elements <= _MOST_SOFTMAX_ELEMENTS):
         return None
     return f"its input is not one-dimensional with at most {_MOST_SOFTMAX_ELEMENTS:,} elements", Rewrite(
         "leave it out and do it in the application, on the model's output", ()

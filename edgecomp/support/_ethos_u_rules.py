@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgecomp.support._edgetpu_rules import reduced_axes
+from edgecomp.support._edgetpu_rules import last, reduced_axes
 from edgecomp.support._node import Node
 
 _VALID = 1  # Padding in the schema; 0 is SAME.
@@ -55,18 +55,16 @@ def _mean(node: Node) -> tuple[str, ...]:
 
 
 def _arg_max(node: Node) -> tuple[str, ...]:
-    source, axis = node.input(), node.constant(1)
+    source = node.input()
     if source is None:
         return ()
-    depth = (_DEPTH_SIZE,) if source.shape[-1] > 127 else ()
-    if axis is not None and int(axis.reshape(-1)[0]) % len(source.shape) != len(source.shape) - 1:
-        return (_DEPTH, *depth)
-    return depth
+    depth = (_DEPTH_SIZE,) if last(source) > 127 else ()
+    return depth if node.axis(1, len(source.shape)) in (None, len(source.shape) - 1) else (_DEPTH, *depth)
 
 
 def _softmax(node: Node) -> tuple[str, ...]:
     source = node.input()
-    return (_SOFTMAX,) if source is not None and source.elements // max(source.shape[-1], 1) >= 65536 else ()
+    return (_SOFTMAX,) if source is not None and source.elements // max(last(source), 1) >= 65536 else ()
 
 
 def _resize(corners: int, half: int) -> Callable[[Node], tuple[str, ...]]:

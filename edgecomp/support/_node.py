@@ -49,6 +49,16 @@ class Node:
         return activation_type(self.types)
 
     @property
+    def left_in_float(self) -> bool:
+        """Whether the quantizer has no integer form of it: it computes in float between a DEQUANTIZE and a QUANTIZE."""
+        return any(code == "QUANTIZE" for code, _ in self.around)
+
+    @property
+    def integer_kind(self) -> str:
+        """The type of the values around it where it is left in float."""
+        return self.around[0][1].partition("->")[0]
+
+    @property
     def options(self) -> Table | None:
         """Its options, or None where the file is not at hand or has none."""
         return None if self.details is None else self.details.options(self.subgraph, self.operator)
@@ -66,6 +76,11 @@ class Node:
     def output(self) -> Tensor | None:
         """The first output."""
         return self.subgraph.output(self.operator)
+
+    def axis(self, position: int, rank: int) -> int | None:
+        """A constant input that is a single axis, counted from 0; None where it is not known or makes no sense."""
+        values = self.constant(position)
+        return None if values is None or values.size != 1 or rank < 1 else int(values.reshape(-1)[0]) % rank
 
     def constant(self, position: int) -> np.ndarray | None:
         """An integer constant among the inputs (axes, sizes, paddings), or None where it is not known."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgecomp.support._node import Node
+from edgecomp.support._types import INT8_OPERATORS
 
 Takes = Callable[[str, str], bool]
 
@@ -55,6 +56,8 @@ def nearest(
 
 def of_types(node: Node, takes: Takes, precisions: Sequence[str]) -> Rewrite | None:
     """The same operator with other types."""
+    if node.left_in_float:
+        return None  # No precision changes that.
     if node.types.endswith("INT4"):
         single = f"{node.types}_PER_TENSOR"
         if takes(node.code, single):
@@ -100,10 +103,11 @@ def of_operator(node: Node, takes: Takes, *, application: bool = True) -> Rewrit
     """
     for made in (*_by_shape(node), *_REPLACEMENTS.get(node.code, ())):
         codes, text = made
-        kinds = {node.types, node.kind} if "x" not in node.types else {node.kind}
-        for kind in sorted(kinds, key=len, reverse=True):
-            if all(takes(code, kind) for code in codes):
-                return Rewrite(text, tuple((code, kind) for code in codes))
+        kind = node.integer_kind if node.left_in_float else node.kind
+        if node.left_in_float and not set(codes) <= INT8_OPERATORS:
+            continue
+        if all(takes(code, kind) for code in codes):
+            return Rewrite(text, tuple((code, kind) for code in codes))
     if application and node.code in _IN_THE_APPLICATION:
         return Rewrite(_IN_THE_APPLICATION[node.code], ())
     return None

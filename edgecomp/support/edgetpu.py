@@ -68,7 +68,8 @@ class _EdgeTpu:
         rewrite = nearest(node, table.takes, ("INT8",))
         if node.code not in table.operators():
             return "not on the Edge TPU's list of operators", rewrite
-        return f"not mapped to the Edge TPU: it takes int8 or uint8 only, not {node.types}", rewrite
+        why = "the quantizer leaves this operator in float" if node.left_in_float else f"not {node.types}"
+        return f"not mapped to the Edge TPU: it takes int8 or uint8 only, {why}", rewrite
 
 
 def mapped_prefix(

@@ -104,6 +104,8 @@ def _table(family: str) -> Table:
 
 
 def _reason(node: Node, table: Table) -> str | None:
+    if node.left_in_float:
+        return "falls to the CPU: the quantizer leaves this operator in float"
     verdict = table.verdict(node.code, node.types)
     if verdict.status == "runs":
         sentence = broken_sentence(node, table.constraints.get(node.code, []))
