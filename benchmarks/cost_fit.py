@@ -8,7 +8,7 @@ kernel libraries within a group may deviate from what the group shares.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,9 +162,9 @@ class Problem:
         cycles += math.exp(values[self._keys["overhead_cycles"]])
         return np.log(np.add.reduceat(cycles, self._starts) / self._clock * 1000)
 
-    def fit(self, keep: Callable[[Row], bool] | None = None) -> Fit:
-        """Constants from the rows that `keep` accepts; from all by default."""
-        chosen = np.array([keep is None or keep(row) for row in self.rows])
+    def fit(self, keep: Collection[Row] | None = None) -> Fit:
+        """Constants from some of the rows; from all by default."""
+        chosen = np.array([keep is None or row in keep for row in self.rows])
         middle, sd = np.array(self._middle), np.array(self._sd)
 
         def residuals(values: np.ndarray) -> np.ndarray:
@@ -217,4 +217,5 @@ def _core(fit: Fit, rows: Sequence[Row]) -> Core:
     return Core(
         cycles_per_mac={dtype: float(np.exp(np.mean(np.log(items)))) for dtype, items in speeds.items()},
         bytes_per_second=float(np.exp(np.mean(np.log(bandwidths)))) if bandwidths else None,
+        threads=tuple(sorted({row.threads for row in rows})),
     )

@@ -62,7 +62,7 @@ def predict(
         The estimate and None; or None and one clause that says why there is none.
 
     Raises:
-        ProfileError: There is no such family.
+        ProfileError: `family` is not the name of one.
     """
     name = family or (None if profile.cost is None else profile.cost.family)
     if name is None:
@@ -71,8 +71,8 @@ def predict(
         return None, f"there are no constants for its kernels ({name})"
     constants = load_family(name)
     core, is_listed = constants.core(profile.cpu.core, profile.cpu.architecture)
-    threads = 1 if constants.parallel_loss is None else min(num_threads, profile.cpu.big_cores)
-    notes, extra = [], []
+    threads = 1 if constants.parallel_loss is None else max(1, min(num_threads, profile.cpu.big_cores))
+    notes, extra = [], [_thread_sd(constants, core, threads)]
     if not is_listed:
         extra.append(constants.interval.other_core_sd)
         notes.append(f"{profile.cpu.core} has no constants of its own; those of {constants.default_core} stand in.")
@@ -84,6 +84,10 @@ def predict(
     return estimate(
         operator_work(graph), constants, core, profile.cpu.clock_hz, threads, extra_sd=math.hypot(*extra), notes=notes
     )
+
+
+def _thread_sd(family: CostFamily, core: Core, num_threads: int) -> float:
+    return family.interval.thread_sd * min(abs(math.log2(num_threads / threads)) for threads in core.threads)
 
 
 def _weights_behind_a_bus(profile: DeviceProfile) -> bool:
@@ -174,7 +178,11 @@ def _operator_cost(item: OperatorWork, family: CostFamily, core: Core) -> tuple[
     macs, outputs = rounded_up(item, family.output_multiple, family.reduction_multiple)
     work = family.relative.of(kind) * (macs + outputs * family.macs_per_output.of(kind))
     sd = math.hypot(core.sd.get(like, 0.0), 0.0 if derived is None else derived.sd)
-    note = None if derived is None else f"{item.dtype}: {derived.because}"
+    note = None
+    if derived is not None:
+        note = f"{item.dtype}: {derived.because}."
+    elif like in core.sd and family.basis == "rows":
+        note = f"{item.dtype}: taken from another core."
     return _Cost(work * rate, family.overhead_cycles, item.bytes, sd, note), None
 
 

@@ -51,6 +51,7 @@ class Core(_Table):
     bytes_per_second: Positive | None = Field(
         default=None, description="Memory bandwidth of its boards; none where memory never was the limit."
     )
+    threads: tuple[Multiple, ...] = Field(default=(1,), min_length=1, description="Of the rows that it was fitted to.")
 
 
 class Derived(_Table):
@@ -70,6 +71,7 @@ class Interval(_Table):
     board_sd: Deviation = Field(description="Between boards that have the same core.")
     other_core_sd: Deviation = Field(description="Added for a core that is not listed.")
     external_flash_sd: Deviation = Field(description="Added where weights are read from flash behind a bus.")
+    thread_sd: Deviation = Field(description="Added for each doubling or halving from the threads of the rows.")
     kind_sd: ByKind = Field(description="How well the relative cost of each kind is known.")
 
 

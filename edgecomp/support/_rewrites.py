@@ -51,7 +51,7 @@ def nearest(
         precisions: Types to move to, best first.
         application: Whether leaving the operator to who calls the model counts.
     """
-    return of_types(node, takes, precisions) or of_operator(node, takes, application=application)
+    return of_types(node, takes, precisions) or of_operator(node, takes, precisions, application=application)
 
 
 def of_types(node: Node, takes: Takes, precisions: Sequence[str]) -> Rewrite | None:
@@ -93,21 +93,25 @@ def _of_conversion(node: Node, takes: Takes) -> Rewrite | None:
     return None
 
 
-def of_operator(node: Node, takes: Takes, *, application: bool = True) -> Rewrite | None:
-    """Other operators of the same types in its place.
+def of_operator(
+    node: Node, takes: Takes, precisions: Sequence[str] = (), *, application: bool = True
+) -> Rewrite | None:
+    """Other operators in its place, of the same types or, for one in float, of those that it will be quantized to.
 
     Args:
         node: See `nearest`.
         takes: See `nearest`.
+        precisions: See `nearest`.
         application: Whether leaving the operator to who calls the model counts.
     """
-    for made in (*_by_shape(node), *_REPLACEMENTS.get(node.code, ())):
-        codes, text = made
-        kind = node.integer_kind if node.left_in_float else node.kind
-        if node.left_in_float and not set(codes) <= INT8_OPERATORS:
+    quantized = node.integer_kind if node.left_in_float else "INT8" if "INT8" in precisions else None
+    for codes, text in (*_by_shape(node), *_REPLACEMENTS.get(node.code, ())):
+        if not node.left_in_float and all(takes(code, node.kind) for code in codes):
+            return Rewrite(text, tuple((code, node.kind) for code in codes))
+        if node.kind != "FLOAT32" or quantized is None or not set(codes) <= INT8_OPERATORS:
             continue
-        if all(takes(code, kind) for code in codes):
-            return Rewrite(text, tuple((code, kind) for code in codes))
+        if all(takes(code, quantized) for code in codes):
+            return Rewrite(text, tuple((code, quantized) for code in codes))
     if application and node.code in _IN_THE_APPLICATION:
         return Rewrite(_IN_THE_APPLICATION[node.code], ())
     return None
@@ -119,7 +123,7 @@ def _by_shape(node: Node) -> list[tuple[tuple[str, ...], str]]:
     if source is None or target is None or len(source.shape) != 4:
         return []
     batch, height, width, channels = source.shape
-    if target.elements != batch * channels or target.shape[-1] != channels:
+    if target.elements != batch * channels or target.shape[-1:] != (channels,):
         return []
     window = f"with a window of {height}x{width}"
     if node.code == "MEAN":

@@ -6,7 +6,6 @@ NPU does not take runs on the CPU in TFLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgecomp.errors import RuntimeRefusedError
@@ -79,11 +78,12 @@ class _EthosU:
         """Vela names an operator by its output, and the fused activation that it splits off by "..._act"."""
         table = _table(config.family)
         by_name = {node.subgraph.layer(node.operator): node for node in found}
+        tensors = {tensor.name for node in found for tensor in node.tensors()}
         chosen: dict[int, tuple[Node, str]] = {}
         findings = []
         for operator, name, reason in run.left:
             node = by_name.get(name) or by_name.get(name.removesuffix(_SPLIT_OFF))
-            text = f"{run.report.estimated_by} leaves it to the CPU: {_without_names(reason, by_name)}"
+            text = f"{run.report.estimated_by} leaves it to the CPU: {_without_names(reason, tensors)}"
             if node is None:
                 findings.append(Finding("warning", operator, name, text, tensor=name))
             elif node.position not in chosen or operator == node.code:
@@ -119,7 +119,7 @@ def _short(reason: str) -> str:
     return reason.rstrip(". ")
 
 
-def _without_names(reason: str, names: Iterable[str]) -> str:
+def _without_names(reason: str, names: set[str]) -> str:
     """A reason without the tensor that it ends with: the same reason reads the same for every layer."""
     text, _, name = _short(reason).rpartition(" (")
     known = name.removesuffix(")").removesuffix(_SPLIT_OFF)
