@@ -165,7 +165,7 @@ def microcontrollers(rows: Sequence[Row], graphs: Graphs) -> dict[str, tuple[Cos
         update={"cores": {"cortex-m0plus": times(m0plus.cores["cortex-m0plus"], {"int8": slower}, 0.35)}}
     )
 
-    esp = m4.model_copy(update={
+    esp = without_external_flash(m4).model_copy(update={
         "name": "esp32-esp-nn", "description": "TFLM with ESP-NN", "basis": "analogy",
         "derived": {}, "default_core": "lx7",
         "missing": missing | dict.fromkeys(("float32", "int16x8", "int4"), "there are no public figures for ESP-NN"),
