@@ -21,12 +21,23 @@ from edgecomp.metrics import Estimate
 from edgecomp.plan import Step, kept_precision
 from edgecomp.profile import DeviceProfile, Precision
 from edgecomp.quantize import Io, QuantizationOptions, effective_io
-from edgecomp.results import Accuracy, BrokenLimit, CandidateResult, Interval, Mode, TflmCheck
-from edgecomp.stages import Comparison, MadeFile, TflmReport, Workbench
+from edgecomp.results import (
+    Accuracy,
+    BrokenLimit,
+    CandidateResult,
+    Interval,
+    Mode,
+    Repair,
+    RepairTrial,
+    TflmCheck,
+)
+from edgecomp.scoring import Comparison, TflmReport
+from edgecomp.stages import MadeFile, RepairedFile, Workbench
 
 Split = Literal["validation", "test"]
 
 _STAGES = "edgecomp.stages:"
+_SCORING = "edgecomp.scoring:"
 
 
 @dataclass(frozen=True)
@@ -74,18 +85,44 @@ def make_candidate(shop: Shop, target: Target, step: Step) -> CandidateResult:
     """Make, check and measure one candidate; a failure is a result with the reason, never an exception."""
     started = time.monotonic()
     try:
-        result = _selective(shop, target) if step.precision is Precision.SELECTIVE else _plain(shop, target, step)
+        if step.is_repaired:
+            result = _repaired(shop, target, step)
+        else:
+            result = _selective(shop, target) if step.precision is Precision.SELECTIVE else _plain(shop, target, step)
     except EdgecompError as error:
         # A worker's hint says where its log is; other hints repeat what to do for the whole command.
         reason = str(error) if isinstance(error, WorkerError) else error.message
-        result = CandidateResult(name=step.precision, status="failed", reason=reason)
+        result = CandidateResult(name=step.name, status="failed", reason=reason)
     return result.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
 
 
-def _plain(shop: Shop, target: Target, step: Step) -> CandidateResult:
-    options = QuantizationOptions(
-        step.precision, target.io, int4_operators=target.profile.runtime.int4_weight_operators
+def _options(target: Target, step: Step) -> QuantizationOptions:
+    return QuantizationOptions(step.precision, target.io, int4_operators=target.profile.runtime.int4_weight_operators)
+
+
+def _repaired(shop: Shop, target: Target, step: Step) -> CandidateResult:
+    """The plain candidate of the same precision, repaired on calibration samples."""
+    options = _options(target, step)
+    made: RepairedFile = shop.quantizing.call(
+        _STAGES + "repair_candidate", bench=shop.bench, options=options, progress=shop.progress
     )
+    trials = tuple(
+        RepairTrial(name=name, snr_db=_finite(inner), output_snr_db=_finite(outer))
+        for name, (inner, outer) in made.trials.items()
+    )
+    before, after = made.trials["plain"][0], made.trials[", ".join(made.steps)][0]
+    what = f"{', '.join(made.steps)} (SNR {before:.1f} to {after:.1f} dB on {made.samples} calibration samples)"
+    result = _measure(shop, target, options, made.file)
+    repair = Repair(samples=made.samples, trials=trials, ranges=made.ranges, notes=made.notes)
+    return result.model_copy(update={"name": step.name, "repair": repair, "reason": f"{what}; {result.reason}"})
+
+
+def _finite(snr_db: float) -> float | None:
+    return round(snr_db, 2) if math.isfinite(snr_db) else None
+
+
+def _plain(shop: Shop, target: Target, step: Step) -> CandidateResult:
+    options = _options(target, step)
     try:
         made: MadeFile = shop.quantizing.call(_STAGES + "make_candidate", bench=shop.bench, options=options)
     except QuantizationError:
@@ -184,7 +221,7 @@ def evaluate(shop: Shop, model: Path, kernels: KernelFamily, split: Split) -> Co
     """Outputs of a file on a split, held against the float model's in LiteRT."""
     worker = shop.micro if kernels is KernelFamily.TFLM else shop.quantizing
     reference = shop.quantizing.call(
-        _STAGES + "predict",
+        _SCORING + "predict",
         bench=shop.bench,
         model=shop.bench.float_model,
         kernels=KernelFamily.LITERT_XNNPACK,
@@ -192,10 +229,10 @@ def evaluate(shop: Shop, model: Path, kernels: KernelFamily, split: Split) -> Co
         progress=shop.progress,
     )
     outputs = worker.call(
-        _STAGES + "predict", bench=shop.bench, model=model, kernels=kernels, split=split, progress=shop.progress
+        _SCORING + "predict", bench=shop.bench, model=model, kernels=kernels, split=split, progress=shop.progress
     )
     comparison: Comparison = shop.quantizing.call(
-        _STAGES + "compare", bench=shop.bench, candidate=outputs, reference=reference, split=split
+        _SCORING + "compare", bench=shop.bench, candidate=outputs, reference=reference, split=split
     )
     return comparison
 
@@ -233,7 +270,7 @@ def _memory(shop: Shop, profile: DeviceProfile, made: MadeFile) -> tuple[int, Mo
     if not tflm_available():
         arena = estimate_arena(graph).total_bytes
         return arena, "estimated", arena, None
-    report: TflmReport = shop.micro.call(_STAGES + "check_in_tflm", bench=shop.bench, model=made.path)
+    report: TflmReport = shop.micro.call(_SCORING + "check_in_tflm", bench=shop.bench, model=made.path)
     check = TflmCheck(
         samples=report.samples,
         max_difference_lsb=report.max_difference_lsb,

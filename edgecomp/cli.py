@@ -68,6 +68,12 @@ CHANNELS = Quantity[tuple[float, ...]]("number[,number...]", _channels)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 
+custom_objects_option = click.option(
+    "--custom-objects",
+    metavar="MODULE[:FUNCTION]",
+    help="Python module with the model's own classes, or a function that returns them by name.",
+)
+
 
 class Group(click.Group):
     """Turns every expected error into one sentence and its exit code, Ctrl-C into 130."""
@@ -138,6 +144,7 @@ def main() -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every draw and bootstrap.")
 @click.option("--out", default="bundles", show_default=True, type=click.Path(path_type=Path), help="For the bundles.")
 @click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
+@custom_objects_option
 @click.option("--python", default="python3", show_default=True, help="Interpreter on the host, for --host.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="On the host, for --host.")
 @json_option
@@ -179,6 +186,7 @@ def _exit_code(result: FitResult) -> int:
 @click.option("--max-latency", type=TIME, help="Limit for the estimated latency; broken if its whole interval is.")
 @click.option("--layers", is_flag=True, help="Also print every layer: type, shape, MACs, bytes, estimated time.")
 @click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
+@custom_objects_option
 @json_option
 def check(model: Path, layers: bool, as_json: bool, trust_model_code: bool, **options: Any) -> int:
     """Say what stands between MODEL and each device, without training, data or a device.
@@ -196,6 +204,71 @@ def check(model: Path, layers: bool, as_json: bool, trust_model_code: bool, **op
     else:
         print_preflight(result, layers=layers)
     return EXIT_OK if result.status == "fits" else EXIT_NO_FIT
+
+
+class RecipeCommand(click.Command):
+    """Also takes the options of all techniques, which are looked up only when the command is used."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own parameters, then those of the techniques."""
+        from edgecomp.technique_options import technique_options
+
+        return [*super().get_params(ctx), *technique_options()]
+
+
+@main.command(cls=RecipeCommand)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--technique", "techniques", multiple=True, required=True, help="Repeatable; put into order by itself.")
+@click.option("--data", required=True, help="An .npz file, a folder of images, or module:function.")
+@click.option("--device", help="Name or .toml of a profile: what is left out, rounded and packed for it.")
+@click.option("--preview", is_flag=True, help="Train nothing: what the recipe does at once.")
+@click.option("--unlabelled", help="More inputs, as --data; the float model answers for them.")
+@click.option("--epochs", default=10, show_default=True, type=int, help="Of every technique in the recipe.")
+@click.option("--batch-size", default=64, show_default=True, type=int, help="Samples a step.")
+@click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="At the start; it falls to 1/100.")
+@click.option("--patience", type=int, help="Stop after so many epochs without a lower validation loss.")
+@click.option("--augment", "augment", multiple=True, help="flip, shift, noise; repeatable.")
+@click.option(
+    "--loss", default="auto", show_default=True, help="auto, crossentropy, mse, reconstruction, module:function."
+)
+@click.option(
+    "--distill-weight", default=0.7, show_default=True, type=float, help="Share of the float model as teacher."
+)
+@click.option("--temperature", default=4.0, show_default=True, type=float, help="Of the teacher.")
+@click.option("--feature-layer", "feature_layers", multiple=True, help="Compare its output with the teacher's, too.")
+@click.option("--feature-loss", default="mse", show_default=True, type=click.Choice(("mse", "cosine")), help="How.")
+@click.option("--freeze-batch-norm", is_flag=True, help="Keep the statistics of batch normalization.")
+@click.option("--test", "on_test", is_flag=True, help="Score on test too. Do not choose by it.")
+@click.option("--mean", type=CHANNELS, help="Preprocessing (x - mean) / std: one number, or one per channel.")
+@click.option("--std", type=CHANNELS, help="See --mean.")
+@click.option("--image-size", help="HEIGHTxWIDTH that every image of a folder is resized to.")
+@click.option("--metric", default="accuracy", show_default=True, help="accuracy, topK, auc, mse, mae, module:function.")
+@click.option("--calibration-samples", default=200, show_default=True, type=click.IntRange(1), help="From train.")
+@click.option("--group-key", help="Array whose equal values must stay on one side of the split, e.g. subject.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every draw and shuffle.")
+@click.option(
+    "--out", default="compressed", show_default=True, type=click.Path(path_type=Path), help="For the results."
+)
+@click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
+@custom_objects_option
+@json_option
+def compress(as_json: bool, **options: Any) -> int:
+    """Apply techniques to MODEL and write the Keras model, its .tflite files and a report.
+
+    Techniques compose in one order, whatever order they are named in: distill, low_rank, structured_prune, prune,
+    cluster, qat.
+    """
+    from edgecomp.report.compression import print_compression
+    from edgecomp.report.progress import progress_on_stderr
+    from edgecomp.request import run_compress
+
+    with progress_on_stderr() as progress:
+        result = run_compress(options, progress)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        print_compression(result)
+    return EXIT_OK
 
 
 @main.command()

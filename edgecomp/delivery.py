@@ -17,6 +17,7 @@ from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, runtime_version
 from edgecomp.profile import DeviceProfile
 from edgecomp.results import CandidateResult, DeviceResult, Latency
+from edgecomp.robustness import measure_robustness
 
 # TFLM's reference kernels take long on large models: above this the test score comes from LiteRT, and says so.
 _TFLM_TEST_SECONDS = 180.0
@@ -24,7 +25,16 @@ _TFLM_TEST_SECONDS = 180.0
 _ARENA_ROOM_BYTES = 512
 _COMPILERS = {"ethos-u": "Arm's Vela (pip install ethos-u-vela)", "edgetpu": "Google's edgetpu_compiler"}
 
-_TOOLS = ("edgecomp", "ai-edge-quantizer", "ai-edge-litert", "tensorflow", "tf-keras", "tflite-micro", "numpy")
+_TOOLS = (
+    "edgecomp",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+    "tensorflow",
+    "tf-keras",
+    "tflite-micro",
+    "numpy",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,12 @@ def deliver(
     """
     index = next(i for i, result in enumerate(results) if result.status == "chosen")
     shop.progress(f"{target.profile.name}: test split, once", 0, 0)
-    chosen, notes = _test(shop, target, results[index])
+    chosen, kernels, notes = _test(shop, target, results[index])
+    robustness, more = measure_robustness(
+        shop, target.profile, candidate_path(shop, chosen), kernels, provenance.class_names
+    )
+    chosen = chosen.model_copy(update={"robustness": robustness})
+    notes += more
     results = [*results[:index], chosen, *results[index + 1 :]]
     if (compiler := _COMPILERS.get(target.profile.runtime.name)) is not None:
         notes.append(f"model.tflite runs on the CPU as it is: compile it with {compiler} for the accelerator")
@@ -167,7 +182,7 @@ def time_candidate(shop: Shop, target: Target, candidate: CandidateResult, prove
     return judged(candidate, [Violation("latency", latency.value, limit_ms, "ms")])
 
 
-def _test(shop: Shop, target: Target, chosen: CandidateResult) -> tuple[CandidateResult, list[str]]:
+def _test(shop: Shop, target: Target, chosen: CandidateResult) -> tuple[CandidateResult, KernelFamily, list[str]]:
     """The chosen candidate on the test split, in the target's own kernels where that is possible."""
     model = candidate_path(shop, chosen)
     kernels, notes = decision_kernels(target.profile), []
@@ -190,14 +205,14 @@ def _test(shop: Shop, target: Target, chosen: CandidateResult) -> tuple[Candidat
                 f"on the test split the drop is {100 * drop:.2f} {'%' if limit.is_relative else 'pp'}, above the "
                 f"{limit} limit that it met on validation: the choice stands, the number is reported as it is"
             )
-    return result, notes
+    return result, kernels, notes
 
 
 def _tflm_seconds(shop: Shop, model: Path) -> float | None:
     """How long the test split would take in tflite-micro, from a few samples; None if it is not installed."""
     if not tflm_available():
         return None
-    seconds: float = shop.micro.call("edgecomp.stages:estimate_seconds", bench=shop.bench, model=model, split="test")
+    seconds: float = shop.micro.call("edgecomp.scoring:estimate_seconds", bench=shop.bench, model=model, split="test")
     return seconds
 
 
@@ -205,7 +220,7 @@ def _files(shop: Shop, profile: DeviceProfile, model: Path, kernels: KernelFamil
     golden_path = shop.bench.folder / f"golden-{profile.name}.npz"
     worker = shop.micro if kernels is KernelFamily.TFLM else shop.quantizing
     samples: int = worker.call(
-        "edgecomp.stages:save_golden", bench=shop.bench, model=model, kernels=kernels, path=golden_path
+        "edgecomp.scoring:save_golden", bench=shop.bench, model=model, kernels=kernels, path=golden_path
     )
     runtime, runtime_release = runtime_version(kernels)
     files: dict[str, Any] = {

@@ -8,6 +8,7 @@
     +-- DataError                 1  the data cannot be used with this model
     |   +-- MissingDataError      1  something needs data that was not given
     +-- QuantizationError         1  one candidate could not be made
+    +-- PackingError              1  a file cannot be packed for its runtime
     +-- RuntimeRefusedError       1  the target's runtime does not run this file
     +-- WorkerError               1  a worker process raised something unforeseen, or died
     +-- BundleError               1  a bundle cannot be written, or does not verify
@@ -91,6 +92,18 @@ class MissingDataError(DataError):
 
 class QuantizationError(EdgecompError):
     """One candidate could not be made; the others go on."""
+
+
+class TrainingError(EdgecompError):
+    """Fine-tuning cannot start, or its loss is no longer a number."""
+
+
+class CompressionError(EdgecompError):
+    """A technique cannot be applied to the model: nothing in it that it could change, or an option out of range."""
+
+
+class PackingError(EdgecompError):
+    """A file cannot be packed for its runtime; it can ship as it is."""
 
 
 class RuntimeRefusedError(EdgecompError):

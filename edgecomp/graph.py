@@ -123,6 +123,13 @@ class Graph:
         """The subgraph that runs first."""
         return self.subgraphs[0]
 
+    @property
+    def is_for_tflm_only(self) -> bool:
+        """Packed for TensorFlow Lite Micro: weights for its DECODE operator, or one zero point for many scales."""
+        decoded = any(operator.code == "TFLM_DECODE" for _, operator in self.operators())
+        tensors = (tensor for subgraph in self.subgraphs for tensor in subgraph.tensors)
+        return decoded or any(len(tensor.zero_points) == 1 < len(tensor.scales) for tensor in tensors)
+
     def operators(self) -> Iterator[tuple[Subgraph, Operator]]:
         """Every operator of every subgraph."""
         for subgraph in self.subgraphs:

@@ -95,6 +95,11 @@ class LiteRtModel:
         }
         self.graph = read_graph(data)
         self.kernels = kernels
+        if self.graph.is_for_tflm_only:
+            raise RuntimeRefusedError(
+                "The file is packed for TensorFlow Lite Micro; LiteRT does not run it.",
+                hint="Run it with the tflite-micro interpreter, or take the unpacked file, which computes the same.",
+            )
         messages = Captured()
         try:
             with captured_stderr() as messages:

@@ -11,7 +11,10 @@ TRUST_HINT = (
     "If you trust where the file comes from, add --trust-model-code; otherwise replace the layer by an ordinary one, "
     "or export the model as SavedModel: that holds operators, not code."
 )
-CUSTOM_HINT = "Export the model with model.export('folder') and pass that folder: a SavedModel needs no class."
+CUSTOM_HINT = (
+    "Name its module with --custom-objects, or export the model with model.export('folder') and pass that folder: a "
+    "SavedModel needs no class."
+)
 
 # Classes from these packages can be looked up; Keras itself refuses to import any other.
 _PACKAGES = ("keras", "tf_keras", "keras_hub", "keras_cv", "keras_nlp", "builtins", "numpy", "tensorflow")
@@ -21,7 +24,9 @@ _ACTING_FUNCTIONS = (
 )  # fmt: skip
 
 
-def check_config(config: Any, where: str, *, is_keras3: bool, trust_code: bool) -> None:
+def check_config(
+    config: Any, where: str, *, is_keras3: bool, trust_code: bool, custom_objects: str | None = None
+) -> None:
     """Refuse code that nobody vouched for, and classes that nobody can find.
 
     Args:
@@ -30,6 +35,7 @@ def check_config(config: Any, where: str, *, is_keras3: bool, trust_code: bool) 
         is_keras3: Only Keras 3 writes modules into configurations; in older ones a class can only be told from its
             name, which the loader does.
         trust_code: Accept code.
+        custom_objects: What --custom-objects says: classes that Keras does not know are left to the loader.
 
     Raises:
         ModelError: With the name of the layer and the class.
@@ -43,7 +49,7 @@ def check_config(config: Any, where: str, *, is_keras3: bool, trust_code: bool) 
                 f"{where}: layer {layer!r} holds Python code ({code}), which would run when the model is opened.",
                 hint=TRUST_HINT,
             )
-        custom = _custom_class(item) if is_keras3 else None
+        custom = _custom_class(item) if is_keras3 and custom_objects is None else None
         if custom is not None:
             raise ModelError(f"{where}: layer {layer!r} needs {custom}, which is not part of Keras.", hint=CUSTOM_HINT)
 

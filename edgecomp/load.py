@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import keras
 import tensorflow as tf
 import tf_keras
 
-from edgecomp.errors import ModelError
+from edgecomp.data.user_code import load_function, load_module
+from edgecomp.errors import ModelError, UsageError
 from edgecomp.files import sha256_of_path
 from edgecomp.graph import read_graph
+from edgecomp.keras_2d import to_2d
 from edgecomp.keras_config import CUSTOM_HINT
 from edgecomp.keras_layers import first_line
 from edgecomp.keras_rebuild import graph_of, rebuild, valid_name
-from edgecomp.model import CannotRebuildError, ModelInfo, ModelKind, identify
+from edgecomp.model import CUSTOM_OBJECTS, CannotRebuildError, ModelInfo, ModelKind, identify
 from edgecomp.tensors import TensorSpec
 from edgecomp.tflite_edit import import_float, unique_names
 
@@ -44,7 +47,8 @@ class Loaded:
         kind, sha256: As in `ModelInfo`.
         inputs, outputs: In order; None for every open axis.
         run: Flat inputs -> flat outputs in inference mode. This is what is converted. None for a .tflite source.
-        original: The same for the Keras 3 model that `run` was rebuilt from; None where nothing was rebuilt.
+        original: The same for the model that `run` was rebuilt from (a Keras 3 model, or one with 1-D layers); None
+            where nothing was rebuilt.
         trainable: The tf_keras model, or None.
         reason: Why there is none.
         notes: Sentences for the report.
@@ -92,10 +96,11 @@ def load(path: str, *, trust_code: bool) -> Loaded:
         ModelError: As `identify`, or what Keras or TensorFlow says about the file.
     """
     source = Path(path)
-    kind = identify(source, trust_code=trust_code)
+    custom_objects = os.environ.get(CUSTOM_OBJECTS)
+    kind = identify(source, trust_code=trust_code, custom_objects=custom_objects)
     key = (str(source.resolve()), sha256_of_path(source), trust_code)
     if key not in _cache:
-        loaded = _open(source, kind, key[1], trust_code)
+        loaded = _open(source, kind, key[1], trust_code, _read_custom_objects(custom_objects))
         for spec in loaded.inputs:
             if spec.dtype == "string":
                 raise ModelError(
@@ -105,6 +110,19 @@ def load(path: str, *, trust_code: bool) -> Loaded:
         _cache.clear()  # One model at a time: they may be large.
         _cache[key] = loaded
     return _cache[key]
+
+
+def _read_custom_objects(spec: str | None) -> dict[str, Any]:
+    """Class name -> class, of a module or of a function that returns such a dict. Raises UsageError."""
+    if spec is None:
+        return {}
+    if ":" not in spec:
+        module = load_module(spec, "--custom-objects")
+        return {name: item for name, item in vars(module).items() if callable(item) and not name.startswith("_")}
+    found = load_function(spec, "--custom-objects")()
+    if not isinstance(found, dict):
+        raise UsageError(f"--custom-objects {spec}: expected a dict of classes by name, got {type(found).__name__}.")
+    return found
 
 
 def load_trainable(path: str, *, trust_code: bool) -> Any:
@@ -144,7 +162,7 @@ def _inputs_like(model: Any, tensors: Sequence[Any]) -> Any:
     return tf.nest.pack_sequence_as(structure, tensors) if isinstance(structure, dict) else list(tensors)
 
 
-def _open(path: Path, kind: ModelKind, sha256: str, trust_code: bool) -> Loaded:
+def _open(path: Path, kind: ModelKind, sha256: str, trust_code: bool, custom: dict[str, Any]) -> Loaded:
     if kind is ModelKind.TFLITE:
         data = import_float(path.read_bytes(), str(path))
         graph = read_graph(data, str(path))
@@ -154,11 +172,12 @@ def _open(path: Path, kind: ModelKind, sha256: str, trust_code: bool) -> Loaded:
         if kind is ModelKind.SAVED_MODEL:
             return _saved_model(path, sha256)
         if kind is ModelKind.KERAS3:
-            return _keras3(keras.models.load_model(str(path), compile=False, safe_mode=not trust_code), path, sha256)
-        model = tf_keras.models.load_model(str(path), compile=False, safe_mode=not trust_code)
+            model = keras.models.load_model(str(path), custom, compile=False, safe_mode=not trust_code)
+            return _keras3(model, path, sha256)
+        model = tf_keras.models.load_model(str(path), custom, compile=False, safe_mode=not trust_code)
         if not getattr(model, "inputs", None):
             raise ModelError(f"{path}: the model was saved before it was built: its input shape is not known.")
-        return from_tf_keras(model, kind=kind, sha256=sha256)
+        return _in_2d(from_tf_keras(model, kind=kind, sha256=sha256))
     except LIBRARY_ERRORS as error:
         raise _explain(error, path, kind) from error
 
@@ -205,9 +224,30 @@ def _keras3(model: Any, path: Path, sha256: str) -> Loaded:
             layer_names=_make_traceable(model, graph),
         )  # fmt: skip
     _make_traceable(model, graph)
-    return Loaded(
+    loaded = Loaded(
         ModelKind.KERAS3, sha256, inputs, outputs, run=twin.run, original=run, trainable=twin.trainable, notes=notes,
         tolerance=tolerance, layer_names=twin.layer_names,
+    )  # fmt: skip
+    return _in_2d(loaded)
+
+
+def _in_2d(loaded: Loaded) -> Loaded:
+    """The same model with its 1-D layers computed as 2-D ones, once for all that follows; what it was is compared."""
+    try:
+        found = to_2d(loaded.trainable)
+    except (ModelError, *LIBRARY_ERRORS) as error:
+        note = f"Its 1-D layers stay as they are: {first_line(error)}"
+        return replace(loaded, notes=(*loaded.notes, note))
+    if found is None:
+        return loaded
+    twin = from_tf_keras(found.model)
+    note = (
+        f"{len(found.changed)} layers over time are computed as layers over images of height 1, which takes fewer "
+        "operators; the results are compared with the original's."
+    )
+    return replace(
+        loaded, run=twin.run, original=loaded.original or loaded.run, trainable=twin.trainable,
+        layer_names=twin.layer_names, notes=(*loaded.notes, note),
     )  # fmt: skip
 
 

@@ -247,7 +247,20 @@ def estimate_arena(graph: Graph, *, word_bytes: int = 4) -> ArenaEstimate:
     return ArenaEstimate(plan.head_bytes, -(-tail // TFLM.alignment_bytes) * TFLM.alignment_bytes, plan.peak_layer)
 
 
+def _decode_bytes(results: int, word_bytes: int) -> int:
+    """TFLM_DECODE: an object for each result, and a pointer to each; both in steps of the arena's alignment."""
+    # DecodeStateLut has eight words and three bytes; the objects of other codes are up to 16 bytes smaller.
+    objects = results * _aligned(8 * word_bytes + 3)
+    return objects + _aligned(results * word_bytes)
+
+
+def _aligned(size_bytes: int) -> int:
+    return -(-size_bytes // TFLM.alignment_bytes) * TFLM.alignment_bytes
+
+
 def _operator_data_bytes(subgraph: Subgraph, operator: Operator, word_bytes: int) -> int:
+    if operator.code == "TFLM_DECODE":
+        return _decode_bytes(len(operator.outputs), word_bytes)
     size = _OPERATOR_DATA_BYTES.get(operator.code, _OTHER_OPERATOR_DATA_BYTES)
     size -= _POINTER_BYTES.get(operator.code, 0) * (_WORD_BYTES_OF_WHEEL - word_bytes) // _WORD_BYTES_OF_WHEEL
     source, weights, result = subgraph.input(operator), subgraph.input(operator, 1), subgraph.output(operator)

@@ -21,6 +21,9 @@ _ZIP = b"PK\x03\x04"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TFLITE = b"TFL3"
 
+CUSTOM_OBJECTS = "EDGECOMP_CUSTOM_OBJECTS"
+"""Environment variable by which the TensorFlow worker learns what --custom-objects says; it outlives a restart."""
+
 ALLOWED = "a .keras, .h5 or .tflite file, or the folder of a SavedModel"
 _HINTS = {
     ".pb": "Pass the folder of the SavedModel, not the saved_model.pb in it.",
@@ -81,12 +84,13 @@ class ModelInfo:
     sha256: str
 
 
-def identify(path: Path, *, trust_code: bool = False) -> ModelKind:
+def identify(path: Path, *, trust_code: bool = False, custom_objects: str | None = None) -> ModelKind:
     """The kind of a model file, after every check that needs no TensorFlow.
 
     Args:
         path: A .keras, .h5 or .tflite file, or the folder of a SavedModel.
         trust_code: Accept files that hold Python code (Lambda layers), which runs when they are opened.
+        custom_objects: "module" or "module:function" with the classes that the file needs beside Keras's own.
 
     Raises:
         ModelError: Missing, damaged, not what its extension says, a custom class, or code without `trust_code`.
@@ -121,7 +125,7 @@ def identify(path: Path, *, trust_code: bool = False) -> ModelKind:
         return ModelKind.TFLITE
     version, config = _keras_archive(path) if found == ".keras" else _hdf5(path)
     is_keras3 = not version.startswith(("1.", "2."))
-    check_config(config, str(path), is_keras3=is_keras3, trust_code=trust_code)
+    check_config(config, str(path), is_keras3=is_keras3, trust_code=trust_code, custom_objects=custom_objects)
     if is_keras3:
         return ModelKind.KERAS3
     return ModelKind.LEGACY_KERAS if found == ".keras" else ModelKind.LEGACY_H5

@@ -6,33 +6,29 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgecomp.bundle.writer import require_writable
 from edgecomp.candidates import Shop, Target, accuracy_of, evaluate, make_candidate
 from edgecomp.check import require_runnable
-from edgecomp.convert import ENVIRONMENT
 from edgecomp.data import DataOptions
 from edgecomp.delivery import Provenance, deliver, describe_limits, time_candidate, versions
 from edgecomp.errors import BenchmarkError, ModelError, TransportError
-from edgecomp.executors.local import Progress, Worker
-from edgecomp.graph import Graph, read_graph
+from edgecomp.executors.local import Progress, Worker, silent
 from edgecomp.inference import KernelFamily
+from edgecomp.intake import Imported, start_workers, take_in
 from edgecomp.metrics import looks_memorised
-from edgecomp.model import ModelInfo, identify
+from edgecomp.model import identify
 from edgecomp.plan import Step, make_plan
 from edgecomp.profile import Precision
 from edgecomp.quantize import Io
 from edgecomp.results import CandidateResult, DeviceResult, FitResult, FloatModel, ModelSummary
 from edgecomp.search import search
-from edgecomp.stages import DataFacts, MadeFile, Workbench
+from edgecomp.stages import MadeFile, Workbench
 
 _STAGES = "edgecomp.stages:"
-_COMPARED_SAMPLES = 16
 _NO_LABELS = (
     "There are no labels: the accuracy limit holds the share of answers that change (accuracy cannot fall by more); "
     "for outputs that are no classes it holds the noise in them (1pp is an SNR of 20 dB)."
@@ -60,6 +56,7 @@ class FitRequest:
     precisions: tuple[Precision, ...] = ()
     confident: bool = False
     trust_code: bool = False
+    custom_objects: str | None = None
     seed: int = 0
 
 
@@ -70,22 +67,30 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
         EdgecompError: The model or the data cannot be used, or nothing can be written; nothing is left behind.
     """
     started = time.monotonic()
-    report = progress or _silent
-    identify(request.model, trust_code=request.trust_code)
+    report = progress or silent
+    identify(request.model, trust_code=request.trust_code, custom_objects=request.custom_objects)
     require_writable(request.out)
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="edgecomp-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        importing, quantizing, micro = _start_workers(stack, folder)
-        imported = _import(request, Workbench(folder, request.metric, request.seed), importing, quantizing, report)
+        workers = start_workers(stack, folder, custom_objects=request.custom_objects)
+        imported = take_in(
+            request.model,
+            request.data,
+            Workbench(folder, request.metric, request.seed),
+            workers,
+            report,
+            profiles=[target.profile for target in request.targets],
+            trust_code=request.trust_code,
+        )
         shop = Shop(
             bench=imported.bench,
-            quantizing=quantizing,
-            micro=micro,
+            quantizing=workers.quantizing,
+            micro=workers.micro,
             metric_is_ratio=imported.facts.metric_is_ratio,
             confident=request.confident,
             progress=report,
-            convert=_converter(request, imported, importing),
+            convert=_converter(request, imported, workers.training),
         )
         facts = imported.facts
         targets = [
@@ -96,78 +101,7 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
         return _result(request, shop, imported, devices, started)
 
 
-def _start_workers(stack: ExitStack, folder: Path) -> list[Worker]:
-    """One worker each for TensorFlow, ai-edge-quantizer and tflite-micro; their logs outlive them if one failed."""
-    logs = Path(tempfile.mkdtemp(prefix="edgecomp-logs-"))
-    # What libraries leave in the folder for temporary files goes with the run.
-    temporary = {"TMPDIR": str(folder)}
-    workers = [
-        Worker("TensorFlow", logs / "tensorflow.log", environment=ENVIRONMENT | temporary),
-        Worker("quantization", logs / "quantization.log", environment=temporary),
-        Worker("tflite-micro", logs / "tflite-micro.log", environment=temporary),
-    ]
-
-    def clear_logs() -> None:
-        if not any(worker.has_failed for worker in workers):
-            shutil.rmtree(logs, ignore_errors=True)
-
-    stack.callback(clear_logs)
-    for worker in workers:
-        stack.enter_context(worker)
-    return workers
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-@dataclass(frozen=True)
-class _Imported:
-    """The model and the data, held against each other."""
-
-    bench: Workbench
-    info: ModelInfo
-    graph: Graph
-    facts: DataFacts
-    data: dict[str, Any]
-
-
-def _import(
-    request: FitRequest, bench: Workbench, importing: Worker, quantizing: Worker, report: Progress
-) -> _Imported:
-    """Read both at once, bind them, convert the model to a float .tflite and compare the two on real inputs."""
-    report("reading model and data", 0, 0)
-    path, trust_code = str(request.model.resolve()), request.trust_code
-    with ThreadPoolExecutor(1) as thread:
-        opened = thread.submit(importing.call, "edgecomp.convert:inspect", path=path, trust_code=trust_code)
-        try:
-            data = quantizing.call(_STAGES + "prepare_data", bench=bench, options=request.data, progress=report)
-        except BaseException:
-            importing.close()  # Ends the other half too: nobody will look at it.
-            raise
-        quantizing.preload("ai_edge_quantizer.quantizer")
-        info: ModelInfo = opened.result()
-    bench = replace(bench, inputs=info.inputs, outputs=info.outputs)
-    quantizing.call(_STAGES + "bind_data", bench=bench)
-    samples = bench.folder / "samples.npz"
-    quantizing.call(_STAGES + "save_samples", bench=bench, path=samples, split="validation", count=_COMPARED_SAMPLES)
-    report("converting to a float .tflite", 0, 0)
-    runtimes = [target.profile.runtime for target in request.targets]
-    info = importing.call(
-        "edgecomp.convert:convert_to_float_tflite",
-        path=path,
-        trust_code=trust_code,
-        out_path=str(bench.float_model),
-        samples_path=str(samples),
-        allow_select_tf=all(runtime.custom_operators for runtime in runtimes),
-        allow_resource_variables=all(runtime.resource_variables for runtime in runtimes),
-    )
-    graph = read_graph(bench.float_model.read_bytes(), "The converted model")
-    bench = replace(bench, inputs=graph.inputs, outputs=graph.outputs)
-    return _Imported(bench, info, graph, quantizing.call(_STAGES + "bind_data", bench=bench), data)
-
-
-def _converter(request: FitRequest, imported: _Imported, importing: Worker) -> Callable[[Io], MadeFile]:
+def _converter(request: FitRequest, imported: Imported, importing: Worker) -> Callable[[Io], MadeFile]:
     """TensorFlow's own INT8 road, for graphs that ai-edge-quantizer refuses."""
 
     def convert(io: Io) -> MadeFile:
@@ -183,12 +117,12 @@ def _converter(request: FitRequest, imported: _Imported, importing: Worker) -> C
     return convert
 
 
-def _fit_device(request: FitRequest, shop: Shop, imported: _Imported, target: Target) -> DeviceResult:
+def _fit_device(request: FitRequest, shop: Shop, imported: Imported, target: Target) -> DeviceResult:
     """Candidates, choice, test score and bundle for one device."""
     device, limits = target.profile.name, describe_limits(target.budget)
     shop.progress(f"{device}: checking operators", 0, 0)
     try:
-        require_runnable(imported.graph, target.profile)
+        require_runnable(imported.graph, target.profile, data=shop.bench.float_model.read_bytes())
         steps = make_plan(target.profile, request.precisions, has_calibration=imported.facts.has_calibration)
     except ModelError as error:
         if len(request.targets) == 1:
@@ -207,7 +141,7 @@ def _fit_device(request: FitRequest, shop: Shop, imported: _Imported, target: Ta
     failures: list[str] = []
 
     def make(step: Step) -> CandidateResult:
-        shop.progress(f"{device}: {step.precision}", 0, 0)
+        shop.progress(f"{device}: {step.name}", 0, 0)
         result = make_candidate(shop, target, step)
         if result.status != "chosen":
             return result
@@ -215,7 +149,7 @@ def _fit_device(request: FitRequest, shop: Shop, imported: _Imported, target: Ta
             return time_candidate(shop, target, result, provenance)
         except (TransportError, BenchmarkError) as error:
             # The bundle is worth having without its timing, unless the timing was to decide.
-            failures.append(f"{step.precision} could not be timed: {error}")
+            failures.append(f"{step.name} could not be timed: {error}")
             if target.budget.max_latency_ms is None:
                 return result
             return result.model_copy(update={"status": "failed", "reason": failures[-1]})
@@ -228,7 +162,7 @@ def _fit_device(request: FitRequest, shop: Shop, imported: _Imported, target: Ta
 
 
 def _result(
-    request: FitRequest, shop: Shop, imported: _Imported, devices: tuple[DeviceResult, ...], started: float
+    request: FitRequest, shop: Shop, imported: Imported, devices: tuple[DeviceResult, ...], started: float
 ) -> FitResult:
     kernels = KernelFamily.LITERT_XNNPACK
     validation = evaluate(shop, imported.bench.float_model, kernels, "validation")

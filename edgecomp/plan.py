@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgecomp.errors import UsageError
 from edgecomp.profile import DeviceProfile, Precision
@@ -15,19 +15,26 @@ class Step:
     Attributes:
         is_fallback: Made only when everything before it breaks a limit.
         ruled_out: Why it is not made at all, or None.
+        is_repaired: Post-training repair of the precision's plain candidate, which comes before it.
     """
 
     precision: Precision
     is_fallback: bool = False
     ruled_out: str | None = None
+    is_repaired: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the candidate is called: `INT8`, `INT8 repaired`."""
+        return f"{self.precision} repaired" if self.is_repaired else str(self.precision)
 
 
 def make_plan(profile: DeviceProfile, asked: tuple[Precision, ...], *, has_calibration: bool) -> tuple[Step, ...]:
     """The steps for one device.
 
     Args:
-        profile: Its precisions give the order.
-        asked: Precisions that the user wants tried, in this order; empty for the profile's own.
+        profile: Its precisions give the order; what can be repaired is, straight after its plain candidate.
+        asked: Precisions that the user wants tried, in this order and as they are; empty for the profile's own.
         has_calibration: Whether the data has calibration samples; integer precisions need them.
 
     Raises:
@@ -39,10 +46,19 @@ def make_plan(profile: DeviceProfile, asked: tuple[Precision, ...], *, has_calib
             f"{profile.name} runs none of the precisions asked for ({', '.join(asked)}).",
             hint=f"It runs {', '.join(supported)}.",
         )
-    steps = [Step(precision) for precision in asked or profile.precisions.order]
-    if not asked:
-        steps += [Step(precision, is_fallback=True) for precision in profile.precisions.fallback]
+    if asked:
+        steps = [Step(precision) for precision in asked]
+    else:
+        steps = [step for precision in profile.precisions.order for step in _with_repair(Step(precision))]
+        for precision in profile.precisions.fallback:
+            steps += _with_repair(Step(precision, is_fallback=True))
     return tuple(_ruled(step, profile, has_calibration) for step in steps)
+
+
+def _with_repair(step: Step) -> list[Step]:
+    from edgecomp.quantize import REPAIRABLE
+
+    return [step, replace(step, is_repaired=True)] if step.precision in REPAIRABLE else [step]
 
 
 def _ruled(step: Step, profile: DeviceProfile, has_calibration: bool) -> Step:
@@ -57,7 +73,7 @@ def _ruled(step: Step, profile: DeviceProfile, has_calibration: bool) -> Step:
         reason = f"{profile.name} runs neither float nor 16-bit activations to keep layers in"
     elif step.precision is Precision.INT4_WEIGHTS and not profile.runtime.int4_weight_operators:
         reason = f"no kernel of {profile.runtime.name} on {profile.name} takes 4-bit weights"
-    return Step(step.precision, step.is_fallback, reason)
+    return replace(step, ruled_out=reason)
 
 
 def kept_precision(profile: DeviceProfile) -> Precision | None:

@@ -204,6 +204,7 @@ def check_model(
     *,
     trust_code: bool,
     progress: Progress,
+    custom_objects: str | None = None,
     max_model_size: int | None = None,
     max_ram: int | None = None,
     max_latency: float | None = None,
@@ -215,6 +216,7 @@ def check_model(
         devices: Names or paths of profiles.
         trust_code: Accept code in the model file.
         progress: Told what takes time.
+        custom_objects: "module" or "module:function" with the classes that the file needs beside Keras's own.
         max_model_size: In bytes; the device's own limit holds in any case, as for `max_ram`.
         max_ram: In bytes.
         max_latency: In milliseconds.
@@ -223,7 +225,7 @@ def check_model(
         ProfileError, ModelError: One sentence each.
     """
     profiles = [load_profile(name) for name in devices]
-    data, notes = read_model(model, trust_code=trust_code, progress=progress)
+    data, notes = read_model(model, trust_code=trust_code, progress=progress, custom_objects=custom_objects)
     graph = read_graph(data, str(model))
     budgets = [
         Budget.for_device(profile, max_model_bytes=max_model_size, max_ram_bytes=max_ram, max_latency_ms=max_latency)
@@ -233,7 +235,9 @@ def check_model(
     return CheckResult(str(model), tuple(notes), tuple(reports))
 
 
-def read_model(path: Path, *, trust_code: bool, progress: Progress) -> tuple[bytes, list[str]]:
+def read_model(
+    path: Path, *, trust_code: bool, progress: Progress, custom_objects: str | None = None
+) -> tuple[bytes, list[str]]:
     """The .tflite of a model, and notes about it: the file itself, or what a Keras model converts to.
 
     Raises:
@@ -246,13 +250,14 @@ def read_model(path: Path, *, trust_code: bool, progress: Progress) -> tuple[byt
             raise ModelError(f"{path}: cannot be read: {error.strerror}.") from error
     from edgecomp.convert import ENVIRONMENT
     from edgecomp.executors.local import Worker
-    from edgecomp.model import identify
+    from edgecomp.model import CUSTOM_OBJECTS, identify
 
-    identify(path, trust_code=trust_code)
+    identify(path, trust_code=trust_code, custom_objects=custom_objects)
+    custom = {} if custom_objects is None else {CUSTOM_OBJECTS: custom_objects}
     progress("converting to a float .tflite", 0, 0)
     with tempfile.TemporaryDirectory(prefix="edgecomp-") as folder:
         out, log = Path(folder) / "float.tflite", Path(folder) / "tensorflow.log"
-        with Worker("TensorFlow", log, environment=ENVIRONMENT | {"TMPDIR": folder}) as worker:
+        with Worker("TensorFlow", log, environment=ENVIRONMENT | custom | {"TMPDIR": folder}) as worker:
             info = worker.call(
                 "edgecomp.convert:convert_to_float_tflite",
                 path=str(path.resolve()),

@@ -19,8 +19,12 @@ from edgecomp.profile import Precision
 
 Io = Literal["float32", "int8", "uint8", "int16"]
 Samples = Sequence[Mapping[str, np.ndarray]]
+Ranges = Mapping[str, Mapping[str, np.ndarray]]
+"""{"min": ..., "max": ...} by name of the tensor: one value, or for weights arrays that broadcast against them."""
 
 CALIBRATED = frozenset({Precision.INT8, Precision.INT16X8, Precision.INT4_WEIGHTS, Precision.SELECTIVE})
+REPAIRABLE = frozenset({Precision.INT8, Precision.INT4_WEIGHTS})
+"""What `edgecomp.repair` works on."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,29 @@ class Quantizer:
         self.float_model = float_model
         self.graph = read_graph(float_model, "The float model")
         self._calibration = calibration
-        self._ranges: dict[str, Any] | None = None
+        self._ranges: Ranges | None = None
 
-    def quantize(self, options: QuantizationOptions) -> QuantizedModel:
+    @property
+    def samples(self) -> Samples:
+        """The calibration samples."""
+        return self._calibration
+
+    def quantize(
+        self,
+        options: QuantizationOptions,
+        *,
+        float_model: bytes | None = None,
+        ranges: Ranges | None = None,
+        weight_ranges: Ranges | None = None,
+    ) -> QuantizedModel:
         """Make one candidate. The same input gives the same bytes.
+
+        Args:
+            options: What it is.
+            float_model: Quantized instead of the own one: the same graph with other biases. None: the own one.
+            ranges: Of activations whose range is not to be the observed one, by name of the tensor.
+            weight_ranges: Of weights, by name of the tensor, each channel's own. None: 8-bit weights keep all of their
+                range, 4-bit weights what OCTAV leaves.
 
         Raises:
             QuantizationError: ai-edge-quantizer refuses the graph or leaves it as it was.
@@ -85,21 +108,29 @@ class Quantizer:
             return QuantizedModel(self.float_model, float_operators=())
         from ai_edge_quantizer import quantizer
 
+        from edgecomp.tflite_edit import inline_buffers
+
         try:
-            worker = quantizer.Quantizer(self.float_model)
-            _set_rules(worker, self.graph, options)
-            ranges = self._calibrate() if options.precision in CALIBRATED else None
-            result = worker.quantize(ranges, enable_progress_report=False)
+            worker = quantizer.Quantizer(self.float_model if float_model is None else float_model)
+            _set_rules(worker, self.graph, options, has_weight_ranges=weight_ranges is not None)
+            if options.precision is Precision.INT4_WEIGHTS and weight_ranges is None:
+                _keep_grids(worker, self.float_model, options.int4_operators)
+            statistics = None
+            if options.precision in CALIBRATED:
+                given = {**self.ranges(), **(ranges or {}), **(weight_ranges or {})}
+                # The library writes into them what it derives.
+                statistics = {name: dict(entry) for name, entry in given.items()}
+            result = worker.quantize(statistics, enable_progress_report=False)
         except MissingDataError:
             raise
         except Exception as error:  # The library raises whatever its numpy code runs into.
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise QuantizationError(f"ai-edge-quantizer refuses {options.precision}: {reason}.") from error
-        data = bytes(result.quantized_model)
+        data = inline_buffers(bytes(result.quantized_model))
         return QuantizedModel(data, _float_operators(read_graph(data), options))
 
-    def _calibrate(self) -> dict[str, Any]:
-        """Minimum and maximum of every tensor over all samples, computed once.
+    def ranges(self) -> Ranges:
+        """Minimum and maximum of every activation over all samples, computed once.
 
         The library's default is a moving average, which depends on the order of the samples and loses a point of
         accuracy; only its Calibrator class takes another rule. The recipe only tells it which tensors matter.
@@ -119,11 +150,12 @@ class Quantizer:
         tool = calibrator.Calibrator(self.float_model, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
         key = tool.get_signature_list()
         tool.calibrate({next(iter(key)): [dict(sample) for sample in self._calibration]}, recipe)
-        self._ranges = tool.get_model_qsvs()
-        return self._ranges
+        ranges: Ranges = tool.get_model_qsvs()
+        self._ranges = ranges
+        return ranges
 
 
-def _set_rules(worker: Any, graph: Graph, options: QuantizationOptions) -> None:
+def _set_rules(worker: Any, graph: Graph, options: QuantizationOptions, *, has_weight_ranges: bool) -> None:
     """Recipe rules; where several match an operator the last one wins."""
     from ai_edge_quantizer import algorithm_manager, qtyping
 
@@ -138,9 +170,10 @@ def _set_rules(worker: Any, graph: Graph, options: QuantizationOptions) -> None:
         return
     worker.add_static_config(".*", everything, 16 if precision is Precision.INT16X8 else 8, 8)
     if precision is Precision.INT4_WEIGHTS:
+        # OCTAV clips outliers: with 16 levels that is worth more than covering the full range (with 256 it is not).
+        key = algorithm.MIN_MAX_UNIFORM_QUANT if has_weight_ranges else algorithm.OCTAV
         for name in options.int4_operators:
-            # OCTAV clips outliers: with 16 levels that is worth more than covering the full range (with 256 it is not).
-            worker.add_static_config(".*", qtyping.TFLOperationName(name), 8, 4, algorithm_key=algorithm.OCTAV)
+            worker.add_static_config(".*", qtyping.TFLOperationName(name), 8, 4, algorithm_key=key)
     if precision is Precision.SELECTIVE:
         for layer in options.kept_operators:
             _keep(worker, graph, layer, options.kept_precision)
@@ -160,6 +193,29 @@ def _keep(worker: Any, graph: Graph, layer: str, precision: Precision) -> None:
     else:
         worker.update_quantization_recipe(scope, name, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
 
+
+def _keep_grids(worker: Any, float_model: bytes, operators: Sequence[str]) -> None:
+    """Full range, unclipped, for weights that were trained on a grid of 15 values: their integers are found again."""
+    from ai_edge_quantizer import algorithm_manager, qtyping
+
+    from edgecomp.repair.layers import Network
+
+    network = Network(float_model)
+    for layer in network.layers:
+        if layer.code not in operators:
+            continue
+        weights = np.moveaxis(network.constant(layer.weights), layer.channel_axis, 0)
+        rows = weights.reshape(len(weights), -1)
+        steps = np.abs(rows).max(axis=1, keepdims=True) / 7
+        multiples = rows / np.where(steps > 0, steps, 1)
+        if np.abs(multiples - np.rint(multiples)).max() < _ON_GRID:
+            name = qtyping.TFLOperationName(_AEQ_NAMES.get(layer.code, layer.code))
+            key = algorithm_manager.AlgorithmName.MIN_MAX_UNIFORM_QUANT
+            worker.add_static_config(f"^{re.escape(layer.name)}", name, 8, 4, algorithm_key=key)
+
+
+# In steps: what is left of rounding to float32 once batch normalization is folded is about 1e-6.
+_ON_GRID = 1e-3
 
 # Where ai-edge-quantizer's name of an operator is not the schema's.
 _AEQ_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}

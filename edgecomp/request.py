@@ -14,6 +14,7 @@ from edgecomp.profile import DeviceProfile, Precision, load_profile
 from edgecomp.transports import connect
 
 if TYPE_CHECKING:
+    from edgecomp.compression import CompressionResult
     from edgecomp.executors.local import Progress
     from edgecomp.results import FitResult
 
@@ -67,6 +68,7 @@ def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
         precisions=tuple(Precision(name) for name in options["precisions"]),
         confident=options["confident"],
         trust_code=options["trust_model_code"],
+        custom_objects=options["custom_objects"],
         seed=options["seed"],
     )
     result = fit(request, progress=progress)
@@ -128,6 +130,65 @@ def _target(profile: DeviceProfile, options: dict[str, Any], host: str | None, p
             )
 
     return Target(profile, budget, io, measure)
+
+
+def run_compress(options: dict[str, Any], progress: Progress) -> CompressionResult:
+    """`edgecomp compress`: check every option, then apply the recipe.
+
+    Raises:
+        UsageError: Options that contradict each other or are out of range.
+        EdgecompError: See `compression.compress`.
+    """
+    from edgecomp.compression import CompressionRequest, compress
+    from edgecomp.data import DataOptions, parse_image_size
+    from edgecomp.data.sources import open_source
+    from edgecomp.recipe import make_recipe
+    from edgecomp.technique_options import technique_options
+    from edgecomp.training.settings import TrainingSettings
+
+    strengths = {str(item.name): options[str(item.name)] for item in technique_options()}
+    recipe = make_recipe(
+        options["techniques"], {name: value for name, value in strengths.items() if value not in (None, ())}
+    )
+    settings = TrainingSettings(
+        **{
+            name: options[name]
+            for name in (
+                "epochs", "batch_size", "learning_rate", "patience", "seed", "augment", "loss", "distill_weight",
+                "temperature", "feature_layers", "feature_loss", "freeze_batch_norm",
+            )
+        }
+    )  # fmt: skip
+    shared = {
+        "mean": options["mean"],
+        "std": options["std"],
+        "image_size": None if options["image_size"] is None else parse_image_size(options["image_size"]),
+        "seed": options["seed"],
+    }
+    unlabelled = None if options["unlabelled"] is None else DataOptions(source=options["unlabelled"], **shared)
+    if unlabelled is not None:
+        open_source(unlabelled)  # Better known before the work than in the middle of it.
+    request = CompressionRequest(
+        model=options["model"],
+        data=DataOptions(
+            source=options["data"],
+            calibration_samples=options["calibration_samples"],
+            group_key=options["group_key"],
+            **shared,
+        ),
+        recipe=recipe,
+        settings=settings,
+        out=options["out"],
+        profile=None if options["device"] is None else load_profile(options["device"]),
+        metric=options["metric"],
+        preview=options["preview"],
+        unlabelled=unlabelled,
+        splits=("validation", "test") if options["on_test"] else ("validation",),
+        trust_code=options["trust_model_code"],
+        custom_objects=options["custom_objects"],
+        seed=options["seed"],
+    )
+    return compress(request, progress=progress)
 
 
 def run_bench(options: dict[str, Any], progress: Progress) -> Measurement:

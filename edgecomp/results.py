@@ -66,6 +66,69 @@ class BrokenLimit(_Model):
     text: str
 
 
+class Flips(Interval):
+    """Share of test samples that are answered otherwise than by the float model; Wilson's interval."""
+
+    samples: int
+    worse: Interval | None = Field(description="Right before, wrong now; null without labels.")
+    better: Interval | None = Field(description="Wrong before, right now; null without labels.")
+
+
+class WorstClass(_Model):
+    """The class whose accuracy on test fell most: the largest drop of `compared` classes, chance included."""
+
+    output: str
+    index: int
+    name: str | None
+    samples: int
+    accuracy: float
+    float_accuracy: float
+    drop_pp: Interval = Field(description="Float model minus candidate in percentage points, of this class by itself.")
+    compared: int = Field(description="Classes with at least 20 samples.")
+
+
+class Condition(_Model):
+    """Candidate and float model on the same inputs, clean or corrupted."""
+
+    name: str = Field(description="clean, noise, blur, brightness, jpeg or gain.")
+    strength: str | None = Field(description="How strong the corruption is; null for clean.")
+    score: float | None = Field(description="The candidate's, by the metric of the fit; null without labels.")
+    float_score: float | None
+    accuracy_drop_pp: Interval | None = Field(description="As in the candidate; paired.")
+    score_drop: Interval | None = Field(description="As in the candidate; paired.")
+    agreement: Interval | None = Field(description="Share of samples answered as the float model does.")
+    output_snr_db: float | None = Field(description="Against the float outputs; null if they are equal.")
+
+
+class Robustness(_Model):
+    """What the average hides (docs/robustness.md)."""
+
+    mode: Mode
+    flips: Flips | None = Field(description="Null where no output gives classes.")
+    worst_class: WorstClass | None = Field(description="Null without labels of classes, or with too few of each.")
+    samples: int = Field(description="Test samples that the conditions were tried on.")
+    kernels: str = Field(description="Kernel family of the candidate under the conditions, on this machine.")
+    float_kernels: str
+    conditions: tuple[Condition, ...]
+
+
+class RepairTrial(_Model):
+    """One form of a candidate beside the float model."""
+
+    name: str = Field(description="plain, or what was done: equalized, biases corrected, ranges chosen.")
+    snr_db: float | None = Field(description="Before a final softmax or logistic function; null if they are equal.")
+    output_snr_db: float | None = Field(description="Of the outputs; null if they are equal.")
+
+
+class Repair(_Model):
+    """How a candidate was repaired without labels (docs/repair.md)."""
+
+    samples: int = Field(description="Calibration samples that judged; it was tuned on others.")
+    trials: tuple[RepairTrial, ...] = Field(description="Plain quantization first.")
+    ranges: dict[str, str] = Field(description="Tensor -> how its range was chosen, where it is another one.")
+    notes: tuple[str, ...] = Field(description="What was not done, and why.")
+
+
 class CandidateResult(_Model):
     """One candidate for one device; what was not measured is null."""
 
@@ -85,6 +148,7 @@ class CandidateResult(_Model):
     validation_accuracy: Accuracy | None = Field(default=None, description="What the choice was made on.")
     agreement: Interval | None = Field(default=None, description="Share of samples answered as the float model does.")
     output_snr_db: float | None = Field(default=None, description="Against the float outputs; null if they are equal.")
+    robustness: Robustness | None = Field(default=None, description="On test; for the chosen candidate only.")
     model_bytes: int | None = None
     compressed_bytes: int | None = Field(default=None, description="Deflated, as for an over-the-air update.")
     arena_bytes: int | None = None
@@ -94,6 +158,7 @@ class CandidateResult(_Model):
     tflm: TflmCheck | None = None
     float_operators: tuple[str, ...] = ()
     kept_operators: tuple[str, ...] = ()
+    repair: Repair | None = Field(default=None, description="Null for a candidate that is not a repaired one.")
     breaks: tuple[BrokenLimit, ...] = ()
     seconds: float = 0.0
 

@@ -24,7 +24,7 @@ def search(steps: Sequence[Step], make: Callable[[Step], CandidateResult]) -> li
     for step in steps:
         reason = step.ruled_out or _skip(step, results)
         if reason is not None:
-            results.append(CandidateResult(name=step.precision, status="skipped", reason=reason))
+            results.append(CandidateResult(name=step.name, status="skipped", reason=reason))
         else:
             results.append(make(step))
     return results
@@ -36,6 +36,8 @@ def _skip(step: Step, results: Sequence[CandidateResult]) -> str | None:
     if chosen is not None:
         suffix = ", and this one is tried only when the others do not fit" if step.is_fallback else ""
         return f"{chosen} already meets every limit{suffix}"
+    if step.is_repaired:
+        return _why_not_repair(step.precision, results)
     if step.precision is Precision.SELECTIVE:
         int8 = next((result for result in results if result.name == Precision.INT8), None)
         if int8 is not None and int8.status == "failed":
@@ -46,4 +48,17 @@ def _skip(step: Step, results: Sequence[CandidateResult]) -> str | None:
                 return "it raises INT8's accuracy, which is not what INT8 lacks"
             if "model_size" in broken:
                 return "it is larger than INT8, which is already too large"
+    return None
+
+
+def _why_not_repair(precision: Precision, results: Sequence[CandidateResult]) -> str | None:
+    plain = next((result for result in results if result.name == precision), None)
+    if plain is None or plain.status == "failed":
+        return f"it builds on {precision}, which could not be made"
+    broken = [limit.limit for limit in plain.breaks]
+    if "accuracy_drop" not in broken:
+        return f"it raises the accuracy of {precision}, which is not what {precision} lacks"
+    others = [name.replace("_", " ") for name in broken if name != "accuracy_drop"]
+    if others:
+        return f"it changes nothing but the accuracy of {precision}, which also breaks the limit of {', '.join(others)}"
     return None

@@ -7,7 +7,6 @@ folder: a worker that died is started again and finds everything there. What is 
 from __future__ import annotations
 
 import functools
-import time
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +17,19 @@ import numpy as np
 from edgecomp.convert import Io as ConverterIo
 from edgecomp.convert import quantize_with_converter
 from edgecomp.data import BoundDataset, DataOptions, Dataset, lint_calibration, prepare_dataset
+from edgecomp.errors import QuantizationError
 from edgecomp.executors._child import report_progress
 from edgecomp.files import sha256_of, write_atomic
 from edgecomp.graph import Graph
-from edgecomp.inference import KernelFamily, TflmModel, dequantize, load, stored_inputs
-from edgecomp.metrics import Estimate, Metric, agreement, estimate, load_metric, output_snr_db, paired_drop
+from edgecomp.inference import KernelFamily, dequantize, load
+from edgecomp.metrics import Metric, load_metric
+from edgecomp.pack import Packed
 from edgecomp.profile import Precision
 from edgecomp.quantize import QuantizationOptions, Quantizer, rank_by_sensitivity
 from edgecomp.tensors import TensorSpec
 
 _SENSITIVITY_SAMPLES = 32
-_TFLM_CHECK_SAMPLES = 100
-_GOLDEN_SAMPLES = 8
+_PROVEN_SAMPLES = 100
 _BATCH = 64
 
 
@@ -41,6 +41,7 @@ class Workbench:
         folder: Private folder of the run.
         inputs, outputs: Of the float model; empty until it has been read.
         metric: As the user wrote it.
+        variant: Name of a compressed form of the model; empty for the model as it was given.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Workbench:
     seed: int
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    variant: str = ""
 
     @property
     def data(self) -> Path:
@@ -57,7 +59,12 @@ class Workbench:
     @property
     def float_model(self) -> Path:
         """The float .tflite that everything post-training starts from."""
-        return self.folder / "float.tflite"
+        return self.variant_folder / "float.tflite"
+
+    @property
+    def variant_folder(self) -> Path:
+        """Where the files of this form of the model are."""
+        return self.folder / "variants" / self.variant if self.variant else self.folder
 
     def with_model(self, graph: Graph) -> Workbench:
         """The same workbench for a model that has been read."""
@@ -77,36 +84,34 @@ class MadeFile:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A candidate against the float model on one split. Without labels there are no scores."""
+class RepairedFile:
+    """A repaired candidate on disk.
 
+    Attributes:
+        steps: What was done to it.
+        samples: Calibration samples that judged.
+        trials: What was tried, plain first -> SNR in dB before a final softmax, and of the outputs.
+        ranges: Tensor -> how its range was chosen, where it is not min-max.
+        notes: What was not done, and why.
+    """
+
+    file: MadeFile
+    steps: tuple[str, ...]
     samples: int
-    score: Estimate | None
-    float_score: Estimate | None
-    drop: Estimate | None
-    agreement: Estimate | None
-    output_snr_db: float
-
-
-@dataclass(frozen=True)
-class TflmReport:
-    """A candidate in tflite-micro: bytes of its arena, and its outputs beside LiteRT's reference kernels."""
-
-    arena_bytes: int
-    head_bytes: int
-    samples: int
-    max_difference_lsb: float
-    argmax_agreement: float | None
+    trials: dict[str, tuple[float, float]]
+    ranges: dict[str, str]
+    notes: tuple[str, ...]
 
 
 @functools.lru_cache(maxsize=1)
-def _bound(bench: Workbench) -> BoundDataset:
+def bound_data(bench: Workbench) -> BoundDataset:
+    """The data as it fits the model, opened once a process."""
     return Dataset.open(bench.data).bind(bench.inputs, bench.outputs)
 
 
 @functools.lru_cache(maxsize=1)
 def _quantizer(bench: Workbench) -> Quantizer:
-    bound = _bound(bench)
+    bound = bound_data(bench)
     samples: list[dict[str, np.ndarray]] = []
     if bound.has("calibration"):
         for batch in bound.split("calibration").batches(_BATCH):
@@ -116,7 +121,8 @@ def _quantizer(bench: Workbench) -> Quantizer:
 
 
 @functools.lru_cache(maxsize=1)
-def _metric(spec: str) -> Metric:
+def metric_of(spec: str) -> Metric:
+    """The metric that the user named."""
     return load_metric(spec)
 
 
@@ -152,8 +158,8 @@ def bind_data(bench: Workbench) -> DataFacts:
     Raises:
         DataError: Shapes, dtypes or labels do not fit the model.
     """
-    bound = _bound(bench)
-    metric = _metric(bench.metric)
+    bound = bound_data(bench)
+    metric = metric_of(bench.metric)
     for split in ("validation", "test"):
         if (labels := bound.split(split).labels) is not None:
             metric.check(labels, bench.outputs)
@@ -174,7 +180,7 @@ def bind_data(bench: Workbench) -> DataFacts:
 
 def save_samples(bench: Workbench, path: Path, split: str, count: int) -> None:
     """Write the first `count` preprocessed samples of a split as .npz, by input name."""
-    batch = _bound(bench).split(split).head(count).read()
+    batch = bound_data(bench).split(split).head(count).read()
     np.savez(path, **batch)  # type: ignore[arg-type]  # numpy's stub takes no mapping of arrays.
 
 
@@ -184,10 +190,36 @@ def make_candidate(bench: Workbench, options: QuantizationOptions) -> MadeFile:
     return _store(bench, made.data, "ai-edge-quantizer", made.float_operators)
 
 
+def repair_candidate(bench: Workbench, options: QuantizationOptions) -> RepairedFile:
+    """The form of a candidate that post-training repair finds nearest to the float model.
+
+    Raises:
+        QuantizationError: None is nearer than the plain one.
+        MissingDataError: There are too few calibration samples.
+    """
+    from edgecomp.repair.repair import repair
+
+    found = repair(_quantizer(bench), options, report_progress)
+    if not found.best.steps:
+        raise QuantizationError(
+            f"Nothing that repair tries comes nearer to the float model than plain {options.precision} "
+            f"(SNR {found.best.snr_db:.1f} dB on {found.samples} calibration samples)."
+        )
+    method = f"ai-edge-quantizer, repaired: {found.best.name}"
+    return RepairedFile(
+        file=_store(bench, found.model.data, method, found.model.float_operators),
+        steps=found.best.steps,
+        samples=found.samples,
+        trials={trial.name: (trial.snr_db, trial.output_snr_db) for trial in found.trials},
+        ranges=dict(found.ranges),
+        notes=found.notes,
+    )
+
+
 def make_candidate_with_converter(bench: Workbench, source: Path, trust_code: bool, io: ConverterIo) -> MadeFile:
     """INT8 by TensorFlow's converter, for graphs that ai-edge-quantizer refuses. Runs in the TensorFlow worker."""
     samples, out = bench.folder / "calibration.npz", bench.folder / "converter-int8.tflite"
-    save_samples(bench, samples, "calibration", _bound(bench).split("calibration").count)
+    save_samples(bench, samples, "calibration", bound_data(bench).split("calibration").count)
     quantize_with_converter(str(source), trust_code=trust_code, samples_path=str(samples), io=io, out_path=str(out))
     return _store(bench, out.read_bytes(), "TFLiteConverter", ())
 
@@ -202,7 +234,7 @@ def _store(bench: Workbench, data: bytes, method: str, float_operators: tuple[st
 
 def rank_layers(bench: Workbench, options: QuantizationOptions) -> list[tuple[str, float]]:
     """Layers whose rounding hurts the outputs most, worst first; only those that help when they are kept."""
-    inputs = _bound(bench).split("calibration").head(_SENSITIVITY_SAMPLES).read()
+    inputs = bound_data(bench).split("calibration").head(_SENSITIVITY_SAMPLES).read()
     quantizer = _quantizer(bench)
 
     def outputs_of(data: bytes) -> list[np.ndarray]:
@@ -221,106 +253,9 @@ def rank_layers(bench: Workbench, options: QuantizationOptions) -> list[tuple[st
     return [(layer, error) for layer, error in ranked if error < plain]
 
 
-def predict(bench: Workbench, model: Path, kernels: KernelFamily, split: str) -> Path:
-    """Outputs of a file on a whole split, dequantized, as a folder of .npy by output name. Made once."""
-    folder = bench.folder / "outputs" / f"{model.stem}-{kernels}-{split}"
-    if folder.exists():
-        return folder
-    loaded = load(model.read_bytes(), kernels)
-    part = _bound(bench).split(split)
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    written: list[np.memmap[Any, Any]] = []
-    done = 0
-    for batch in part.batches(_BATCH):
-        outputs = dequantize(loaded.graph.outputs, loaded.run(batch))
-        if not written:
-            written = [
-                np.lib.format.open_memmap(
-                    partial / f"{index}.npy", mode="w+", dtype=np.float32, shape=(part.count, *values.shape[1:])
-                )
-                for index, values in enumerate(outputs)
-            ]
-        for sink, values in zip(written, outputs, strict=True):
-            sink[done : done + len(values)] = values
-        done += len(outputs[0])
-        report_progress(f"evaluating on {split}", done, part.count)
-    for sink in written:
-        sink.flush()
-    partial.rename(folder)
-    return folder
+def pack_for_tflm(bench: Workbench, model: Path, arena_limit_bytes: int | None) -> Packed:
+    """Pack a file, proven on real inputs. Raises PackingError, RuntimeRefusedError."""
+    from edgecomp.pack import pack_for_tflm
 
-
-def _load_outputs(bench: Workbench, folder: Path) -> dict[str, np.ndarray]:
-    return {spec.name: np.load(folder / f"{index}.npy", mmap_mode="r") for index, spec in enumerate(bench.outputs)}
-
-
-def compare(bench: Workbench, candidate: Path, reference: Path, split: str) -> Comparison:
-    """Score a candidate's outputs and hold them against the float model's, sample by sample."""
-    bound = _bound(bench)
-    labels = bound.split(split).labels
-    got, want = _load_outputs(bench, candidate), _load_outputs(bench, reference)
-    score = float_score = drop = None
-    if labels is not None:
-        metric = _metric(bench.metric)
-        score = estimate(metric, labels, got, bench.seed)
-        float_score = estimate(metric, labels, want, bench.seed)
-        drop = paired_drop(metric, labels, got, want, bench.seed)
-    return Comparison(
-        samples=len(next(iter(got.values()))),
-        score=score,
-        float_score=float_score,
-        drop=drop,
-        agreement=agreement(got, want, bench.seed, bound.class_outputs),
-        output_snr_db=output_snr_db(got, want),
-    )
-
-
-def check_in_tflm(bench: Workbench, model: Path) -> TflmReport:
-    """Load, allocate and run a file in tflite-micro; read its arena; compare it with LiteRT's reference kernels.
-
-    Raises:
-        RuntimeRefusedError: It does not load, allocate or run; the message is the interpreter's own.
-    """
-    data = model.read_bytes()
-    split = "calibration" if _bound(bench).has("calibration") else "validation"
-    inputs = _bound(bench).split(split).head(_TFLM_CHECK_SAMPLES).read()
-    micro = TflmModel(data)
-    got = micro.run(inputs)
-    arena = micro.arena_bytes()
-    want = load(data, KernelFamily.LITERT_REFERENCE).run(inputs)
-    differences = [
-        np.max(np.abs(left.astype(np.float64) - right.astype(np.float64)))
-        / (1.0 if spec.scale is not None else max(float(np.ptp(right)), 1e-12) / 255)
-        for left, right, spec in zip(got, want, micro.graph.outputs, strict=True)
-    ]
-    real_got = dict(zip([spec.name for spec in bench.outputs], got, strict=True))
-    real_want = dict(zip([spec.name for spec in bench.outputs], want, strict=True))
-    same = agreement(real_got, real_want, bench.seed, _bound(bench).class_outputs)
-    return TflmReport(
-        arena_bytes=arena["total"],
-        head_bytes=arena["head"],
-        samples=len(got[0]),
-        max_difference_lsb=float(max(differences)),
-        argmax_agreement=None if same is None else same.value,
-    )
-
-
-def estimate_seconds(bench: Workbench, model: Path, split: str) -> float:
-    """How long a split would take in tflite-micro, from one sample."""
-    part = _bound(bench).split(split)
-    micro, inputs = TflmModel(model.read_bytes()), part.head(1).read()
-    started = time.monotonic()
-    micro.run(inputs)
-    return (time.monotonic() - started) * part.count
-
-
-def save_golden(bench: Workbench, model: Path, kernels: KernelFamily, path: Path) -> int:
-    """Write real test inputs, as the file stores them, and the outputs it must give; returns how many."""
-    inputs = _bound(bench).split("test").head(_GOLDEN_SAMPLES).read()
-    loaded = load(model.read_bytes(), kernels)
-    outputs = loaded.run(inputs)
-    arrays = {f"input_{i}": values for i, values in enumerate(stored_inputs(loaded.graph, inputs))}
-    arrays |= {f"output_{i}": values for i, values in enumerate(outputs)}
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no mapping of arrays.
-    return len(outputs[0])
+    inputs = bound_data(bench).split("validation").head(_PROVEN_SAMPLES).read()
+    return pack_for_tflm(model.read_bytes(), inputs, arena_limit_bytes=arena_limit_bytes)

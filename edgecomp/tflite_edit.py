@@ -1,4 +1,4 @@
-"""Small edits of a .tflite flatbuffer: signature, batch axis, tensor names. No TensorFlow.
+"""Small edits of a .tflite flatbuffer: signature, batch axis, tensor names, where weights lie. No TensorFlow.
 
 `graph.py` reads files and checks every offset; what is edited here has been read by it before.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgecomp.errors import ModelError
@@ -28,13 +29,33 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]
 
 
 def unpack_model(data: bytes, where: str) -> Any:
-    """The object tree (`ModelT`) of a .tflite file, to be edited.
+    """The object tree (`ModelT`) of a .tflite file, to be edited. Data that lies behind the flatbuffer is brought in.
 
     Raises:
         GraphError: Damaged, cut, or not a .tflite file.
     """
     read_graph(data, where)
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    for buffer in model.buffers:
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(data, dtype=np.uint8, count=buffer.size, offset=buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
+
+
+def inline_buffers(data: bytes) -> bytes:
+    """The same file with all weights inside of the flatbuffer; files of 2 GiB, which cannot be, stay as they are.
+
+    ai-edge-quantizer 0.10 puts them behind it from 256 KiB on. LiteRT finds them there; TFLM takes them for missing,
+    runs without a complaint and answers the same whatever it is given.
+
+    Raises:
+        GraphError: Damaged, cut, or not a .tflite file.
+    """
+    root = schema.Model.GetRootAs(data, 0)
+    if len(data) >= 1 << 31 or not any(root.Buffers(index).Offset() > 1 for index in range(root.BuffersLength())):
+        return data
+    return pack_model(unpack_model(data, "The model"))
 
 
 def pack_model(model: Any) -> bytes:

@@ -93,3 +93,13 @@ def parse_drop(text: str) -> Drop:
     if not math.isfinite(number) or number > 100:
         raise UsageError(f"A drop must lie between 0 and 100, got {text!r}.")
     return Drop(number / 100, is_relative=unit == "%")
+
+
+def format_seconds(seconds: float) -> str:
+    """`42 s`, `3 min 10 s`, `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -14,14 +14,16 @@ RPI4, L4R5 = load_profile("rpi4"), load_profile("stm32l4r5")
 
 
 def names(steps):
-    return [str(step.precision) for step in steps]
+    return [step.name for step in steps]
 
 
 class TestPlan:
     def test_the_profile_gives_the_order_and_fallbacks_come_last(self):
         steps = make_plan(L4R5, (), has_calibration=True)
-        assert names(steps) == ["INT8", "SELECTIVE", "FLOAT32", "INT16X8", "INT4_WEIGHTS"]
-        assert [step.is_fallback for step in steps] == [False, False, False, True, True]
+        assert names(steps) == [
+            "INT8", "INT8 repaired", "SELECTIVE", "FLOAT32", "INT16X8", "INT4_WEIGHTS", "INT4_WEIGHTS repaired",
+        ]  # fmt: skip
+        assert [step.is_fallback for step in steps] == [False] * 4 + [True] * 3
         assert all(step.ruled_out is None for step in steps)
 
     def test_without_calibration_samples_integer_precisions_are_ruled_out(self):
@@ -33,6 +35,9 @@ class TestPlan:
     def test_what_is_asked_for_is_no_fallback(self):
         steps = make_plan(RPI4, (Precision.INT16X8,), has_calibration=True)
         assert steps == (Step(Precision.INT16X8),)
+
+    def test_what_is_asked_for_is_made_as_it_is(self):
+        assert names(make_plan(L4R5, (Precision.INT8,), has_calibration=True)) == ["INT8"]
 
     def test_what_the_device_does_not_run_is_said_so(self):
         steps = make_plan(L4R5, (Precision.FLOAT16, Precision.INT8), has_calibration=True)
@@ -56,38 +61,61 @@ class TestSearch:
         made = []
 
         def make(step):
-            made.append(str(step.precision))
-            return result(step.precision, *outcomes.get(step.precision, ()))
+            made.append(step.name)
+            return result(step.name, *outcomes.get(step.name, ()))
 
         return search(self.steps, make), made
 
     def test_the_first_that_fits_is_chosen_and_nothing_more_is_made(self):
         results, made = self.run({})
         assert made == ["INT8"]
-        assert [item.status for item in results] == ["chosen", *["skipped"] * 4]
+        assert [item.status for item in results] == ["chosen", *["skipped"] * 6]
         assert results[1].reason == "INT8 already meets every limit"
 
     def test_fallbacks_are_made_when_the_order_breaks_limits(self):
-        results, made = self.run(dict.fromkeys(("INT8", "SELECTIVE", "FLOAT32"), ("accuracy_drop",)))
-        assert made == ["INT8", "SELECTIVE", "FLOAT32", "INT16X8"]
-        assert results[3].status == "chosen"
+        results, made = self.run(dict.fromkeys(("INT8", "INT8 repaired", "SELECTIVE", "FLOAT32"), ("accuracy_drop",)))
+        assert made == ["INT8", "INT8 repaired", "SELECTIVE", "FLOAT32", "INT16X8"]
+        assert results[4].status == "chosen"
+
+    def test_repair_comes_straight_after_the_candidate_that_misses_the_accuracy(self):
+        results, made = self.run({"INT8": ("accuracy_drop",)})
+        assert made == ["INT8", "INT8 repaired"]
+        assert [item.name for item in results if item.status == "chosen"] == ["INT8 repaired"]
+
+    @pytest.mark.parametrize(
+        ("broken", "reason"),
+        [
+            (("model_size",), "it raises the accuracy of INT8, which is not what INT8 lacks"),
+            (
+                ("accuracy_drop", "model_size", "ram"),
+                "it changes nothing but the accuracy of INT8, which also breaks the limit of model size, ram",
+            ),
+        ],
+        ids=["size-only", "size-too"],
+    )
+    def test_repair_is_not_made_for_what_it_cannot_cure(self, broken, reason):
+        results, made = self.run({"INT8": broken})
+        assert "INT8 repaired" not in made
+        assert results[1].reason == reason
 
     def test_selective_cannot_cure_a_size(self):
         results, made = self.run({"INT8": ("model_size", "accuracy_drop"), "FLOAT32": ("model_size",)})
         assert "SELECTIVE" not in made
-        assert results[1].reason == "it is larger than INT8, which is already too large"
+        assert results[2].reason == "it is larger than INT8, which is already too large"
 
     def test_a_failed_candidate_stops_nothing(self):
         def make(step):
             if step.precision is Precision.INT8:
                 return CandidateResult(name="INT8", status="failed", reason="boom")
-            return result(step.precision)
+            return result(step.name)
 
-        # SELECTIVE keeps layers of an INT8 file: without one there is nothing to keep them in.
-        assert [item.status for item in search(self.steps, make)][:3] == ["failed", "skipped", "chosen"]
+        # Repair starts from an INT8 file and SELECTIVE keeps layers of one: without it there is nothing to start from.
+        results = search(self.steps, make)
+        assert [item.status for item in results][:4] == ["failed", "skipped", "skipped", "chosen"]
+        assert results[1].reason == "it builds on INT8, which could not be made"
 
     def test_nothing_fits(self):
-        results, _ = self.run({step.precision: ("model_size",) for step in self.steps})
+        results, _ = self.run({step.name: ("model_size",) for step in self.steps})
         assert not any(item.status == "chosen" for item in results)
 
 

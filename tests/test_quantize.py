@@ -98,6 +98,38 @@ def test_weights_take_the_bytes_of_their_type(quantizer):
     assert weights("INT4_WEIGHTS", int4_operators=("CONV_2D",)).data_bytes == elements / 2
 
 
+def test_weights_of_large_files_stay_where_tflm_finds_them(float_model, images):
+    """ai-edge-quantizer puts more than 256 KiB behind the flatbuffer; TFLM then gives one answer to everything."""
+    pytest.importorskip("tflite_micro", reason="wheels exist for Linux x86-64 only")
+    from ai_edge_litert import schema_py_generated as schema
+
+    from edgecomp.tflite_edit import pack_model, unpack_model
+
+    outputs, rng = 4200, np.random.default_rng(0)  # times 64 inputs: 262.5 KiB of int8 weights instead of 640 bytes
+    model = unpack_model(float_model, "The demo's model")
+    tensors = model.subgraphs[0].tensors
+    dense, softmax = model.subgraphs[0].operators[-2:]
+    for index, shape in ((dense.inputs[1], [outputs, 64]), (dense.inputs[2], [outputs])):
+        tensors[index].shape = shape
+        values = rng.normal(size=shape).astype(np.float32)
+        model.buffers[tensors[index].buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+    for index in (dense.outputs[0], softmax.outputs[0]):
+        tensors[index].shape, tensors[index].shapeSignature = [1, outputs], None
+    large = pack_model(model)
+    made = make(Quantizer(large, samples(large, images)), "INT8")
+    root = schema.Model.GetRootAs(made.data, 0)
+    assert len(made.data) > 256 * 1024
+    assert not [index for index in range(root.BuffersLength()) if root.Buffers(index).Offset() > 1]
+    inputs = {
+        key: np.concatenate([sample[key] for sample in samples(large, images)]) for key in samples(large, images)[0]
+    }
+    micro, exact = (
+        load(made.data, family).run(inputs)[0] for family in (KernelFamily.TFLM, KernelFamily.LITERT_REFERENCE)
+    )
+    assert np.abs(micro.astype(int) - exact.astype(int)).max() <= 3
+    assert len({row.tobytes() for row in micro}) > 30
+
+
 def test_a_kept_layer_stays_float_and_no_other_does(quantizer):
     graph = quantizer.graph
     layers = [graph.main.layer(operator) for operator in graph.main.operators if operator.code == "CONV_2D"]

@@ -9,7 +9,10 @@ _BYTES_PER_LINE = 16
 
 # TFLM's MicroMutableOpResolver names its methods after the operators, with these parts written otherwise.
 _WORDS = {"2D": "2D", "3D": "3D", "ND": "Nd", "LSTM": "LSTM", "V2": "V2"}
-_METHODS = {"SVDF": "AddSvdf", "PADV2": "AddPadV2", "BATCH_MATMUL": "AddBatchMatMul", "TOPK_V2": "AddTopKV2"}
+_METHODS = {
+    "SVDF": "AddSvdf", "PADV2": "AddPadV2", "BATCH_MATMUL": "AddBatchMatMul", "TOPK_V2": "AddTopKV2",
+    "TFLM_DECODE": "AddDecode",
+}  # fmt: skip
 
 
 def resolver_method(operator: str) -> str:
@@ -28,7 +31,8 @@ def model_header(data: bytes, graph: Graph, *, arena_bytes: int, title: str) -> 
         arena_bytes: Tensor arena to reserve.
         title: First line of the comment.
     """
-    operators = sorted({operator.code for _, operator in graph.operators() if not operator.is_custom})
+    # A packed file's DECODE is a custom operator by its code, but TFLM's own.
+    operators = sorted({item.code for _, item in graph.operators() if not item.is_custom or item.code in _METHODS})
     lines = [
         f"// {title}",
         f"// sha256 of the model: {sha256_of(data)}",

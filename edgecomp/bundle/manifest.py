@@ -78,7 +78,9 @@ class Manifest(_Model):
     outputs: tuple[TensorEntry, ...]
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
-    metrics: dict[str, Any] = Field(description="Every number with its mode, interval, split and kernels.")
+    metrics: dict[str, Any] = Field(
+        description="Every number with its mode, interval, split and kernels, as in fit-result.schema.json."
+    )
     limits: dict[str, float | str | None]
     golden: Golden
     plan: tuple[PlanStep, ...]

@@ -12,7 +12,7 @@ from edgecomp.data.dataset import Dataset
 from edgecomp.data.labels import LabelKind
 from edgecomp.data.lint import Finding, lint_calibration
 from edgecomp.data.options import DataOptions, Progress, parse_channel_values, parse_image_size
-from edgecomp.data.prepare import prepare_dataset
+from edgecomp.data.prepare import prepare_dataset, prepare_unlabelled
 
 __all__ = [
     "BoundDataset",
@@ -26,4 +26,5 @@ __all__ = [
     "parse_channel_values",
     "parse_image_size",
     "prepare_dataset",
+    "prepare_unlabelled",
 ]

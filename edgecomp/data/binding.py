@@ -53,6 +53,11 @@ class Split:
         for start in range(0, self.count, batch_size):
             yield self._inputs(start, start + batch_size, for_model=False)
 
+    def stored_batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+        """As `batches`, but the values as they are stored: before mean and std are applied."""
+        for start in range(0, self.count, batch_size):
+            yield self._stored_inputs(start, start + batch_size)
+
     def label_batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """The labels alone, for splits whose labels are large. Raises MissingDataError."""
         for start in range(0, self.count, batch_size):
@@ -84,10 +89,17 @@ class Split:
         return self.take(np.arange(min(count, self.count)))
 
     def _inputs(self, start: int, stop: int, *, for_model: bool = True) -> dict[str, np.ndarray]:
+        entries = self._bound.bound_inputs
+        return {
+            name: entries[name].apply(rows) if for_model else entries[name].real(rows)
+            for name, rows in self._stored_inputs(start, stop).items()
+        }
+
+    def _stored_inputs(self, start: int, stop: int) -> dict[str, np.ndarray]:
         arrays = {}
         for name, entry in self._bound.bound_inputs.items():
             rows = self._rows(self._bound.dataset.array(self._stored, "inputs", entry.stored_name), start, stop)
-            arrays[name] = entry.apply(rows) if for_model else entry.real(rows)
+            arrays[name] = rows.reshape(len(rows), *entry.sample_shape)
         return arrays
 
     def _labels(self, start: int, stop: int) -> dict[str, np.ndarray] | None:

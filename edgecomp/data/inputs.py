@@ -90,7 +90,7 @@ def bind_inputs(dataset: Dataset, specs: Sequence[TensorSpec]) -> tuple[dict[str
 
 def _match_names(dataset: Dataset, specs: Sequence[TensorSpec]) -> dict[str, str]:
     """Model's input name -> name in the store."""
-    given = list(dataset.stored["test"].inputs)
+    given = list((dataset.stored.get("test") or next(iter(dataset.stored.values()))).inputs)
     wanted = [spec.name for spec in specs]
     if given == [UNNAMED]:
         if len(specs) == 1:

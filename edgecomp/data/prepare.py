@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,39 @@ def prepare_dataset(options: DataOptions, folder: Path, progress: Progress | Non
         folder.mkdir(parents=True, exist_ok=True)
         _discard(folder)
         dataset = _prepare(source, options, folder, progress)
+        dataset.save()
+    except OSError as error:
+        _discard(folder)
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
+    except BaseException:
+        _discard(folder)
+        raise
+    return dataset
+
+
+def prepare_unlabelled(options: DataOptions, folder: Path, progress: Progress | None = None) -> Dataset:
+    """Read only the train split of a source, without its labels: more inputs for a teacher to judge.
+
+    Raises:
+        UsageError: The source does not exist.
+        MissingDataError: It has no training samples.
+        DataError: It is damaged, or the folder cannot be written.
+    """
+    source = open_source(options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _discard(folder)
+        read = _store(source, options.source, "train", folder, progress)
+        if read is None:
+            raise MissingDataError(
+                f"{options.source}: has no training samples.", hint="Unlabelled inputs are read from x_train or train/."
+            )
+        stored = {"train": replace(read[0], labels={})}
+        plans = {"train": SplitPlan("train", read[0].count)}
+        digest = hashlib.sha256(json.dumps(stored["train"].to_json(), sort_keys=True).encode()).hexdigest()
+        dataset = Dataset(
+            folder, options.source, stored, plans, options.mean, options.std, None, list(source.notes), digest
+        )
         dataset.save()
     except OSError as error:
         _discard(folder)

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgecomp.errors import UsageError, did_you_mean
@@ -45,10 +46,27 @@ def load_function(spec: str, option: str) -> Callable[..., Any]:
     if not is_function_spec(spec):
         raise UsageError(f'{option} must look like "module:function", got {spec!r}.')
     module_name, _, name = spec.partition(":")
+    module = load_module(module_name, option, spec)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        what = "has no function" if function is None else "has no function but a value called"
+        raise UsageError(f"{option} {spec}: {module_name} {what} {name!r}.", hint=did_you_mean(name, known))
+    return function  # type: ignore[no-any-return]
+
+
+def load_module(module_name: str, option: str, spec: str | None = None) -> ModuleType:
+    """Import a module of the user's; the current folder is searched first.
+
+    Raises:
+        UsageError: It cannot be imported.
+    """
+    spec = spec or module_name
+    name = spec.rpartition(":")[2]
     importlib.invalidate_caches()
     try:
         with current_folder_importable():
-            module = importlib.import_module(module_name)
+            return importlib.import_module(module_name)
     # A user's module runs any code at all when it is imported, so it can fail in any way at all.
     except (Exception, SystemExit) as error:
         hint = "Modules are looked for in the current folder and in the installed packages."
@@ -58,12 +76,6 @@ def load_function(spec: str, option: str) -> Callable[..., Any]:
             f"{option} {spec}: importing {module_name} failed: {describe(error)}.",
             hint=hint,
         ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        what = "has no function" if function is None else "has no function but a value called"
-        raise UsageError(f"{option} {spec}: {module_name} {what} {name!r}.", hint=did_you_mean(name, known))
-    return function  # type: ignore[no-any-return]
 
 
 def describe(error: BaseException) -> str:

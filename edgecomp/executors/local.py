@@ -26,6 +26,10 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how many are done, how many in all)."""
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
 def write_message(stream: IO[bytes], message: object) -> None:
     """One length-prefixed pickle."""
     payload = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)

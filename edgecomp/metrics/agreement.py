@@ -41,10 +41,9 @@ def agreement(
     Raises:
         DataError: Outputs that differ in name or shape, or hold NaN.
     """
-    _require_pairs(candidate, reference)
-    if class_outputs is None:
-        class_outputs = [name for name, values in reference.items() if _are_probabilities(values)]
-    shares = [_same_answers(candidate[name], reference[name]) for name in reference if name in class_outputs]
+    require_pairs(candidate, reference)
+    names = answering_outputs(reference, class_outputs)
+    shares = [_same_answers(candidate[name], reference[name]) for name in names]
     return mean_estimate(np.mean(shares, axis=0), seed, resamples) if shares else None
 
 
@@ -57,7 +56,7 @@ def output_snr_db(candidate: Arrays, reference: Arrays) -> float:
     Raises:
         DataError: As `agreement` does.
     """
-    _require_pairs(candidate, reference)
+    require_pairs(candidate, reference)
     return min(_snr_db(candidate[name], reference[name]) for name in reference)
 
 
@@ -88,7 +87,28 @@ def looks_memorised(
     )
 
 
-def _require_pairs(candidate: Arrays, reference: Arrays) -> None:
+def answering_outputs(reference: Arrays, class_outputs: Collection[str] | None) -> list[str]:
+    """Outputs that give classes; see `agreement` for `class_outputs`."""
+    if class_outputs is None:
+        class_outputs = [name for name, values in reference.items() if _are_probabilities(values)]
+    return [name for name in reference if name in class_outputs]
+
+
+def answer_threshold(reference: np.ndarray) -> float | None:
+    """Above which one score means class 1, by the float model's; None for outputs with one score per class."""
+    if not single_score(reference.shape):
+        return None
+    return 0.5 if _are_probabilities(reference) else 0.0
+
+
+def answers(outputs: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Class that each sample is given, shape (n, positions), of outputs of shape (n, ..., classes), or of one score."""
+    chosen = outputs.argmax(axis=-1) if threshold is None else outputs > threshold
+    return np.asarray(chosen, dtype=np.int64).reshape(len(outputs), -1)
+
+
+def require_pairs(candidate: Arrays, reference: Arrays) -> None:
+    """Raise DataError where outputs differ in name or shape, or hold NaN."""
     if candidate.keys() != reference.keys() or not reference:
         names = [", ".join(sorted(arrays)) or "none" for arrays in (candidate, reference)]
         raise DataError(f"The candidate's outputs are {names[0]}, the float model's {names[1]}.")
@@ -112,14 +132,9 @@ def _are_probabilities(values: np.ndarray) -> bool:
 def _same_answers(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Share of the positions of each sample with the same answer, shape (n,)."""
     same = np.empty(len(reference))
-    is_single = single_score(reference.shape)
-    threshold = 0.5 if is_single and _are_probabilities(reference) else 0.0
+    threshold = answer_threshold(reference)
     for rows in row_chunks(reference):
-        if is_single:
-            equal = (candidate[rows] > threshold) == (reference[rows] > threshold)
-        else:
-            equal = candidate[rows].argmax(axis=-1) == reference[rows].argmax(axis=-1)
-        same[rows] = equal.reshape(len(equal), -1).mean(axis=1)
+        same[rows] = (answers(candidate[rows], threshold) == answers(reference[rows], threshold)).mean(axis=1)
     return same
 
 

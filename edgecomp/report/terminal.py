@@ -13,14 +13,23 @@ from edgecomp.units import format_bytes
 if TYPE_CHECKING:
     from edgecomp.bench import Measurement
     from edgecomp.bundle.reader import Bundle
-    from edgecomp.results import Accuracy, CandidateResult, DeviceResult, FitResult, Interval
+    from edgecomp.results import (
+        Accuracy,
+        CandidateResult,
+        Condition,
+        DeviceResult,
+        FitResult,
+        Interval,
+        Robustness,
+    )
 
 _STYLES = {"chosen": "bold green", "rejected": "yellow", "failed": "red"}
 _SPLITS = {"validation": "val", "test": "test"}
 _STATUS = {"fits": "[bold green]fits[/]", "no_fit": "[bold red]nothing fits[/]", "failed": "[bold red]failed[/]"}
 
 
-def _console() -> Console:
+def make_console() -> Console:
+    """The console of a report, on stdout."""
     # A pipe has no width: 80 columns would break tables that a log shows well.
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
@@ -28,7 +37,7 @@ def _console() -> Console:
 
 def print_fit(result: FitResult) -> None:
     """The model, then a table for each device, then notes."""
-    console = _console()
+    console = make_console()
     model = result.float_model
     console.print(f"[bold]{escape(result.model.path)}[/] ({result.model.kind})")
     parts = [f"{format_bytes(model.model_bytes)} as float .tflite", f"{model.macs / 1e6:.3g} M MACs"]
@@ -38,9 +47,11 @@ def print_fit(result: FitResult) -> None:
     console.print(f"float model: {', '.join(parts)}")
     for device in result.devices:
         _print_device(console, device, result.metric)
+    _print_strengths(console, result)
     for note in (*result.model.notes, *result.notes):
         console.print(f"[dim]note:[/] {escape(note)}")
-    console.print(f"[dim]{result.seconds:.1f} s, seed {result.seed}. Brackets are 95 % intervals (bootstrap).[/]")
+    intervals = "Brackets are 95 % intervals (bootstrap; for changed answers Wilson's)."
+    console.print(f"[dim]{result.seconds:.1f} s, seed {result.seed}. {intervals}[/]")
 
 
 def _print_device(console: Console, device: DeviceResult, metric: str) -> None:
@@ -60,6 +71,8 @@ def _print_device(console: Console, device: DeviceResult, metric: str) -> None:
     for candidate in device.candidates:
         if candidate.status != "skipped":
             _print_details(console, candidate)
+        if candidate.robustness is not None:
+            _print_robustness(console, candidate.name, candidate.robustness, metric)
     skipped: dict[str, list[str]] = {}
     for candidate in device.candidates:
         if candidate.status == "skipped":
@@ -117,18 +130,81 @@ def _print_details(console: Console, item: CandidateResult) -> None:
         )
 
 
+def _print_robustness(console: Console, name: str, found: Robustness, metric: str) -> None:
+    """Changed answers and the worst class in a line each, then a table with a row for each condition."""
+    if (flips := found.flips) is not None:
+        text = f"{name} changes {flips.value:.1%} [{_ends(flips)}] of the float model's {flips.samples} answers"
+        if flips.worse is not None and flips.better is not None and flips.value > 0:
+            shares = (flips.worse.value, flips.better.value, flips.value - flips.worse.value - flips.better.value)
+            kinds = zip(shares, ("right to wrong", "wrong to right", "wrong to another wrong"), strict=True)
+            text += ": " + ", ".join(f"{max(share, 0):.1%} {kind}" for share, kind in kinds)
+        console.print(text, markup=False)
+    if (worst := found.worst_class) is not None:
+        which = f"class {worst.index}" + (f" ({worst.name})" if worst.name not in (None, str(worst.index)) else "")
+        text = f"no class of {worst.compared} loses accuracy"
+        if worst.drop_pp.value > 0:
+            text = (
+                f"{which} loses most of {worst.compared} classes: {_drop_pp(worst.drop_pp, 1)}, from "
+                f"{worst.float_accuracy:.3f} to {worst.accuracy:.3f} on {worst.samples} samples"
+            )
+        console.print(text, markup=False)
+    if len(found.conditions) > 1:
+        console.print(_condition_table(name, found, metric))
+
+
+def _condition_table(name: str, found: Robustness, metric: str) -> Table:
+    """A row for each condition: scores if there are labels, else the share of same answers, else the outputs' SNR."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    first = found.conditions[0]
+    if first.score is not None:
+        titles = [f"{name} {metric}", f"float {metric}", "drop"]
+    else:
+        titles = ["same answer" if first.agreement is not None else "output SNR"]
+    for title in (f"{found.samples} samples", *titles):
+        table.add_column(title, no_wrap=True)
+    for condition in found.conditions:
+        table.add_row(condition.name, *_condition(condition))
+    return table
+
+
+def _condition(condition: Condition) -> list[str]:
+    if condition.score is not None:
+        digits = ".4g" if condition.accuracy_drop_pp is None else ".3f"
+        return [f"{condition.score:{digits}}", f"{condition.float_score:{digits}}", _drop(condition, 1)]
+    if condition.agreement is not None:
+        return [escape(f"{condition.agreement.value:.1%} [{_ends(condition.agreement)}]")]
+    return ["equal" if condition.output_snr_db is None else f"{condition.output_snr_db:.1f} dB"]
+
+
+def _print_strengths(console: Console, result: FitResult) -> None:
+    """What the corruptions are, once: they are those of the data, the same for every device."""
+    for candidate in (item for device in result.devices for item in device.candidates):
+        if candidate.robustness is not None:
+            texts = [f"{item.name}: {item.strength}" for item in candidate.robustness.conditions if item.strength]
+            if texts:
+                console.print(f"[dim]corrupted test samples: {escape('; '.join(texts))}[/]")
+            return
+
+
+def _ends(share: Interval) -> str:
+    return f"{100 * share.low:.1f}, {100 * share.high:.1f}"
+
+
 def _interval(score: Interval | Accuracy) -> str:
     return escape(f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
 
 
-def _drop(item: CandidateResult) -> str:
+def _drop(item: CandidateResult | Condition, digits: int = 2) -> str:
     if item.accuracy_drop_pp is not None:
-        drop = item.accuracy_drop_pp
-        return escape(f"{drop.value:.2f} pp [{drop.low:.2f}, {drop.high:.2f}]")
+        return escape(_drop_pp(item.accuracy_drop_pp, digits))
     if item.score_drop is not None:
         drop = item.score_drop
         return escape(f"{drop.value:.4g} [{drop.low:.4g}, {drop.high:.4g}]")
     return ""
+
+
+def _drop_pp(drop: Interval, digits: int) -> str:
+    return f"{drop.value:.{digits}f} pp [{drop.low:.{digits}f}, {drop.high:.{digits}f}]"
 
 
 def _memory(item: CandidateResult) -> str:
@@ -143,7 +219,7 @@ def _latency(item: CandidateResult) -> str:
 
 def print_measurement(measurement: Measurement) -> None:
     """What a benchmark found."""
-    console = _console()
+    console = make_console()
     coverage = measurement.delegate
     lines = [
         f"{measurement.chosen} for {measurement.device} on {measurement.on}",
@@ -177,7 +253,7 @@ def _golden(measurement: Measurement) -> str:
 
 def print_bundle(bundle: Bundle) -> None:
     """What a bundle is."""
-    console = _console()
+    console = make_console()
     manifest = bundle.manifest
     console.print(f"[bold]{escape(str(bundle.path))}[/]: {manifest.chosen} for {manifest.device}, digests ok")
     console.print(f"source: {escape(manifest.source['name'])} ({manifest.source['kind']}, {manifest.source['sha256']})")
@@ -200,5 +276,8 @@ def print_bundle(bundle: Bundle) -> None:
             f"{accuracy['split']} samples ({accuracy['mode']}, kernels {accuracy['kernels']})",
             markup=False,
         )
+    flips = (manifest.metrics.get("robustness") or {}).get("flips")
+    if flips is not None:
+        console.print(f"changes {flips['value']:.1%} of the float model's {flips['samples']} answers", markup=False)
     for step in manifest.plan:
         console.print(f"  {step.name}: {step.status}: {step.reason}", markup=False)

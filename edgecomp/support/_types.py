@@ -59,14 +59,18 @@ _COMPUTED = "FLOAT32xFLOAT32"
 
 
 def unpacked_weights(subgraph: Subgraph) -> frozenset[int]:
-    """Tensors that a DEQUANTIZE makes from a constant: the weights of a FLOAT16 file, or of a weight-only one."""
+    """Tensors that an operator makes from constants alone.
+
+    DEQUANTIZE: the weights of a FLOAT16 file, or of a weight-only one. TFLM_DECODE: those of a packed file. DENSIFY:
+    those stored sparse.
+    """
     return frozenset(
-        operator.outputs[0]
+        index
         for operator in subgraph.operators
-        if operator.code == "DEQUANTIZE"
-        and operator.outputs
+        if operator.code in ("DENSIFY", "DEQUANTIZE", "TFLM_DECODE")
         and (source := subgraph.input(operator)) is not None
         and source.is_constant
+        for index in operator.outputs
     )
 
 

@@ -1,0 +1,119 @@
+"""Taking a model and its data in: both read at once, bound together, converted and compared on real inputs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgecomp.convert import ENVIRONMENT
+from edgecomp.data import DataOptions
+from edgecomp.executors.local import Progress, Worker
+from edgecomp.graph import Graph, read_graph
+from edgecomp.model import CUSTOM_OBJECTS, ModelInfo
+from edgecomp.profile import DeviceProfile
+from edgecomp.stages import DataFacts, Workbench
+
+_STAGES = "edgecomp.stages:"
+_COMPARED_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Workers:
+    """One process each for what must not meet.
+
+    Attributes:
+        training: TensorFlow: import, conversion, training.
+        quantizing: ai-edge-quantizer and LiteRT.
+        micro: tflite-micro, apart because it aborts on some files.
+    """
+
+    training: Worker
+    quantizing: Worker
+    micro: Worker
+
+
+def start_workers(stack: ExitStack, folder: Path, *, custom_objects: str | None = None) -> Workers:
+    """One worker each for TensorFlow, ai-edge-quantizer and tflite-micro; their logs outlive them if one failed."""
+    logs = Path(tempfile.mkdtemp(prefix="edgecomp-logs-"))
+    # What libraries leave in the folder for temporary files goes with the run.
+    temporary = {"TMPDIR": str(folder)}
+    custom = {} if custom_objects is None else {CUSTOM_OBJECTS: custom_objects}
+    workers = [
+        Worker("TensorFlow", logs / "tensorflow.log", environment=ENVIRONMENT | temporary | custom),
+        Worker("quantization", logs / "quantization.log", environment=temporary),
+        Worker("tflite-micro", logs / "tflite-micro.log", environment=temporary),
+    ]
+
+    def clear_logs() -> None:
+        if not any(worker.has_failed for worker in workers):
+            shutil.rmtree(logs, ignore_errors=True)
+
+    stack.callback(clear_logs)
+    for worker in workers:
+        stack.enter_context(worker)
+    return Workers(*workers)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The model and the data, held against each other."""
+
+    bench: Workbench
+    info: ModelInfo
+    graph: Graph
+    facts: DataFacts
+    data: dict[str, Any]
+
+
+def take_in(
+    model: Path,
+    options: DataOptions,
+    bench: Workbench,
+    workers: Workers,
+    report: Progress,
+    *,
+    profiles: Sequence[DeviceProfile],
+    trust_code: bool,
+) -> Imported:
+    """Read model and data, bind them, convert the model to a float .tflite and compare the two on real inputs.
+
+    Raises:
+        ModelError, DataError, UsageError: One of them cannot be used, or they do not fit each other.
+    """
+    report("reading model and data", 0, 0)
+    path = str(model.resolve())
+    with ThreadPoolExecutor(1) as thread:
+        opened = thread.submit(workers.training.call, "edgecomp.convert:inspect", path=path, trust_code=trust_code)
+        try:
+            data = workers.quantizing.call(_STAGES + "prepare_data", bench=bench, options=options, progress=report)
+        except BaseException:
+            workers.training.close()  # Ends the other half too: nobody will look at it.
+            raise
+        workers.quantizing.preload("ai_edge_quantizer.quantizer")
+        info: ModelInfo = opened.result()
+    bench = replace(bench, inputs=info.inputs, outputs=info.outputs)
+    workers.quantizing.call(_STAGES + "bind_data", bench=bench)
+    samples = bench.folder / "samples.npz"
+    workers.quantizing.call(
+        _STAGES + "save_samples", bench=bench, path=samples, split="validation", count=_COMPARED_SAMPLES
+    )
+    report("converting to a float .tflite", 0, 0)
+    runtimes = [profile.runtime for profile in profiles]
+    info = workers.training.call(
+        "edgecomp.convert:convert_to_float_tflite",
+        path=path,
+        trust_code=trust_code,
+        out_path=str(bench.float_model),
+        samples_path=str(samples),
+        allow_select_tf=all(runtime.custom_operators for runtime in runtimes),
+        allow_resource_variables=all(runtime.resource_variables for runtime in runtimes),
+    )
+    graph = read_graph(bench.float_model.read_bytes(), "The converted model")
+    bench = replace(bench, inputs=graph.inputs, outputs=graph.outputs)
+    return Imported(bench, info, graph, workers.quantizing.call(_STAGES + "bind_data", bench=bench), data)

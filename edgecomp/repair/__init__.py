@@ -1,0 +1,1 @@
+"""Repair of a model that quantization damages, without labels and without training."""
