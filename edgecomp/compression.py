@@ -18,7 +18,7 @@ from edgecomp.data import DataOptions
 from edgecomp.delivery import versions
 from edgecomp.errors import EdgecompError, ModelError, QuantizationError
 from edgecomp.executors.local import Progress, silent
-from edgecomp.files import atomic_folder, sha256_of_path
+from edgecomp.files import atomic_folder, sha256_of_path, write_atomic
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily
 from edgecomp.intake import Imported, Workers, start_workers, take_in
@@ -29,6 +29,7 @@ from edgecomp.quantize import QuantizationOptions
 from edgecomp.recipe import Recipe
 from edgecomp.results import Accuracy, Interval
 from edgecomp.scoring import Comparison
+from edgecomp.sparse_inference import with_sparse_kernels
 from edgecomp.stages import MadeFile, Workbench
 from edgecomp.training.settings import TrainingSettings
 from edgecomp.variants import Variant, VariantRequest
@@ -73,7 +74,7 @@ class FileResult:
     """One .tflite file: bytes, work, and scores by split.
 
     Attributes:
-        name: "float32", "int8" or "packed", of the model as it was or compressed.
+        name: "float32", "int8", "packed" or "sparse", of the model as it was or compressed.
         compressed_bytes: After zlib, as an over-the-air update would be.
         macs: Multiply-accumulates of one inference.
         arena_bytes: Measured in tflite-micro on this machine; None for other runtimes and float files.
@@ -206,10 +207,13 @@ class _Scoring:
         request = self._request
         before = self._files(self._imported.bench, request.model.resolve(), None)
         after = self._files(variant.bench, variant.keras_path, variant.int8_path)
+        sparse = self._sparse(variant.bench)
         packed = self._pack(after)
+        if sparse is not None:
+            after = (*after, sparse)
         if packed is not None:
             path = variant.bench.variant_folder / "packed.tflite"
-            path.write_bytes(packed.data)
+            write_atomic(path, packed.data)
             after = (*after, self._file("packed", path, len(packed.data), after[-1].macs))
         target = request.out / f"{request.model.stem}-{request.recipe.slug}"
         result = CompressionResult(
@@ -312,6 +316,18 @@ class _Scoring:
             _SCORING + "compare", bench=bench, candidate=outputs, reference=reference, split=split
         )
         return comparison
+
+    def _sparse(self, bench: Workbench) -> FileResult | None:
+        """The float file with its zeros left out, where the device's kernels then skip them."""
+        profile = self._request.profile
+        if profile is None or not any(step.technique == "prune" for step in self._request.recipe.steps):
+            return None
+        data, inference = with_sparse_kernels(bench.float_model.read_bytes(), profile)
+        if not inference.is_used:
+            return None  # The technique's own notes say why.
+        path = bench.variant_folder / "sparse.tflite"
+        write_atomic(path, data)
+        return self._file("sparse", path, len(data), read_graph(bench.float_model.read_bytes()).macs)
 
     def _pack(self, files: tuple[FileResult, ...]) -> Packed | None:
         """The last file packed for TFLM; None for other runtimes, or where tflite-micro cannot prove it equal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -105,7 +106,10 @@ def convert(
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = calibration
     try:
-        data = converter.convert()
+        with warnings.catch_warnings():
+            # A quantization-aware model brings its statistics along.
+            warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
+            data = converter.convert()
     except (*LIBRARY_ERRORS, ConverterError) as error:
         raise _explain(error, loaded, where, is_quantizing=io is not None) from error
     return _finish(data, loaded, inputs, function, where, allow_resource_variables=allow_resource_variables)

@@ -90,6 +90,7 @@ def rewrite(model: Any, replace: Replacement, finish: Finish | None = None) -> A
     Raises:
         ModelError: As `nodes_of`.
     """
+    nodes_of(model)  # Before anything is asked of a model that has no graph.
     inputs = [
         tf_keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
         for tensor, name in zip(model.inputs, model.input_names, strict=True)

@@ -135,7 +135,7 @@ class TestRealModels:
         [
             ("mnist/mnist_lenet.keras", mnist, 0.986, 8),
             ("fsdd/fsdd_dscnn.keras", fsdd, 0.9633, 10),
-            ("har-spsw/har_cnn1d.keras", har, 0.9185, 21),
+            ("har-spsw/har_cnn1d.keras", har, 0.9185, 10),
         ],
         ids=["mnist", "fsdd", "har"],
     )

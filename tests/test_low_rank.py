@@ -91,12 +91,19 @@ def macs_of(model):
     return read_graph(to_tflite(from_tf_keras(model), where="the model")).macs
 
 
-def int8_bytes(model, bound):
+def shipped_bytes(model, bound, device):
+    """Of the INT8 file; for a microcontroller of the file that is slimmed for it."""
     data = to_tflite(from_tf_keras(model), where="the model")
     name = read_graph(data).inputs[0].name
     (samples,) = bound.split("calibration").head(20).read().values()
     quantizer = Quantizer(data, [{name: sample[None]} for sample in samples])
-    return len(quantizer.quantize(QuantizationOptions(Precision.INT8, "int8")).data)
+    made = quantizer.quantize(QuantizationOptions(Precision.INT8, "int8")).data
+    if device != "stm32l4r5":
+        return len(made)
+    pytest.importorskip("tflite_micro")
+    from edgecomp.pack import pack_for_tflm
+
+    return pack_for_tflm(made, {name: samples[:2]}, kinds=()).report.slim.file_bytes
 
 
 def without_data(model, options, profile=None):
@@ -170,6 +177,19 @@ def test_factors_are_fitted_to_the_outputs(shape, method, rng):
     error = lost(factorize(kernel, method, ranks, moments))
     assert error < lost(factorize(kernel, method, ranks))
     assert 1 - kept_energy(kernel, method, moments)[ranks] == pytest.approx(error, rel=0.02)  # 0.1 % of ridge.
+
+
+def test_inputs_that_never_change_leave_the_weights(rng):
+    """Behind a dead layer all moments are zero."""
+    kernel = rng.normal(size=(3, 3, 2, 5))
+    for method in methods_of(kernel):
+        np.testing.assert_array_equal(
+            kept_energy(kernel, method, np.zeros((18, 18))), kept_energy(kernel, method), strict=True
+        )
+        ranks = full_ranks(kernel, method)
+        np.testing.assert_allclose(
+            composed(factorize(kernel, method, ranks, np.zeros((18, 18))), method), kernel, atol=1e-9
+        )
 
 
 def test_channels_between_factors_have_equal_norms(rng):
@@ -366,26 +386,28 @@ def test_a_layer_that_would_be_slower_is_left(rng):
 
 
 def test_operators_count_on_a_device(rng):
-    """24 x 16 at rank 4: 384 -> 160 weights, but a further operator takes 296 B and 12 B for each of 4 channels."""
+    """24 x 16 at rank 4: 384 -> 160 weights, but a further operator takes 160 B slimmed, or 296 B, and its scales."""
     inputs = layers.Input((24,))
     model = tf_keras.Model(inputs, layers.Dense(16, name="dense")(inputs))
     model.layers[1].kernel.assign(normal(rng, 24, 4) @ normal(rng, 4, 16))
     options = Options(low_rank_energy=1.0)
     assert "bytes 448 -> 240" in without_data(model, options).changes[0].change  # 16 and 20 biases.
-    with pytest.raises(CompressionError, match=r"bytes 1,128 -> 1,248"):
-        without_data(model, options, load_profile("stm32l4r5"))
+    for device, figures in (("stm32l4r5", "bytes 712 -> 664, estimated"), ("rpi4", "bytes 1,280 -> 1,400, estimated")):
+        with pytest.raises(CompressionError, match=f"nothing is gained by svd of rank 4 of 16.*{figures}"):
+            without_data(model, options, load_profile(device))
 
 
-def test_bytes_told_are_those_of_the_int8_file(data_folder, tmp_path):
-    """LeNet on a microcontroller: what is saved, from the file itself; 0.97 of the answers stay at 15,872 B or so."""
+@pytest.mark.parametrize(("device", "before", "most"), [("rpi4", 53_832, 17_000), ("stm32l4r5", 49_200, 16_000)])
+def test_bytes_told_are_those_of_the_int8_file(device, before, most, data_folder, tmp_path):
+    """LeNet: what is saved, from the files themselves, where 97 % of the answers stay."""
     model, bound, context = real("lenet", data_folder, tmp_path)
-    context = Context(context.data, context.settings, profile=load_profile("stm32l4r5"))
+    context = Context(context.data, context.settings, profile=load_profile(device))
     made = low_rank.preview(model, Options(low_rank_ratio=0.35), context)
-    before, after = int8_bytes(model, bound), int8_bytes(made.model, bound)
-    assert before - after == pytest.approx(told(made, "bytes"), abs=200)  # Names and alignment.
-    assert after < 20_500  # 53,832 before.
-    agreement = np.mean(answers(model, bound)[0] == answers(made.model, bound)[0])
-    assert agreement > 0.985  # 0.9935 of 10,000.
+    whole, left = (shipped_bytes(item, bound, device) for item in (model, made.model))
+    assert whole == pytest.approx(before, rel=0.01)
+    assert whole - left == pytest.approx(told(made, "bytes"), abs=200)  # Names and alignment.
+    assert left < most
+    assert np.mean(answers(model, bound)[0] == answers(made.model, bound)[0]) > 0.97
 
 
 # Models

@@ -136,9 +136,9 @@ def test_mobilenet_v2_keeps_its_outputs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0", "DenseNet121", "NASNetMobile", "ResNet50V2"])
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0", "DenseNet121", "ResNet50V2"])
 def test_large_nets_keep_their_outputs(name):
-    """Squeeze-excite and hard swish; 120 concatenations; separable convolutions with sums; pre-activation."""
+    """Squeeze-excite and hard swish; 58 concatenations; sums before normalization."""
     whole, smaller, _, _ = models.cut_after_zeroing(getattr(APPLICATIONS, name)(**OPTIONS))
     assert models.parameters(smaller) < 0.6 * models.parameters(whole)
     # Deeper than the others: rounding errors of up to 100 layers add up.

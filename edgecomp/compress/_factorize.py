@@ -121,8 +121,8 @@ def composed(factors: list[np.ndarray], method: Method) -> np.ndarray:
 
 
 def _ridged(moments: np.ndarray | None) -> np.ndarray | None:
-    if moments is None:
-        return None
+    if moments is None or np.trace(moments) <= 0:
+        return None  # Inputs that never change say nothing.
     return np.asarray(moments + _RIDGE * np.trace(moments) / len(moments) * np.eye(len(moments)))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgecomp.compress._factorize import Method
+from edgecomp.compress._footprint import packs_codebooks
 from edgecomp.cost import estimate
 from edgecomp.cost_families import family_names, load_family
 from edgecomp.cost_work import OperatorWork, WorkKind
@@ -14,11 +15,11 @@ from edgecomp.profile import DeviceProfile, Precision
 
 Size = tuple[int, int]
 
-# Measured on int8 files of ai-edge-quantizer 0.10 (tests/test_low_rank.py holds them to it): a further operator with
-# its output tensor, weights, bias, buffers and names; and every output channel, with 4 bytes of bias, and a scale and
-# a zero point for the weights and again for the bias. FULLY_CONNECTED has a bias only where the layer has one.
-_CONV_BYTES, _DENSE_BYTES = 424, 296
-_CHANNEL_BYTES, _CHANNEL_WITHOUT_BIAS_BYTES = 28, 12
+# Bytes of a further operator in an INT8 file beside its weights (output tensor, buffers, lists, names), and of each of
+# its output channels (bias, scales, zero points), by (is a matrix product, has a bias of its own). Measured on files of
+# ai-edge-quantizer 0.10, as they are and as edgecomp.pack slims them for TFLM; tests/test_low_rank.py checks the sums.
+_AS_QUANTIZED = {(False, False): (424, 28), (False, True): (616, 28), (True, False): (296, 12), (True, True): (448, 28)}
+_SLIMMED = {(False, False): (184, 8), (False, True): (184, 8), (True, False): (160, 4), (True, True): (200, 8)}
 _BIAS_BYTES = 4
 
 
@@ -46,7 +47,7 @@ class Operator:
     Attributes:
         height, width, inputs, outputs: Of its kernel.
         calls: As in `Geometry`.
-        has_bias: A matrix product without bias stores none; a convolution always has one.
+        has_bias: Of its own; a convolution without one stores zeros, a matrix product nothing.
     """
 
     height: int
@@ -68,13 +69,12 @@ class Operator:
         return self.weights * sum(height * width for _, (height, width) in self.calls)
 
     def file_bytes(self, profile: DeviceProfile | None) -> Any:
-        """What it adds to an INT8 file; without a profile its weights and biases alone."""
+        """What it adds to the INT8 file that the device gets; without a profile its weights and biases alone."""
         if profile is None:
             return self.weights + _BIAS_BYTES * self.outputs
-        if not self.is_dense:
-            return self.weights + _CHANNEL_BYTES * self.outputs + _CONV_BYTES
-        a_channel = _CHANNEL_BYTES if self.has_bias else _CHANNEL_WITHOUT_BIAS_BYTES
-        return self.weights + a_channel * self.outputs + _DENSE_BYTES
+        table = _SLIMMED if packs_codebooks(profile) else _AS_QUANTIZED
+        once, a_channel = table[self.is_dense, self.has_bias]
+        return self.weights + a_channel * self.outputs + once
 
 
 def operators(geometry: Geometry, method: Method | None = None, ranks: Sequence[Any] = ()) -> list[Operator]:
@@ -104,13 +104,6 @@ def operators(geometry: Geometry, method: Method | None = None, ranks: Sequence[
         Operator(height, width, ranks[0], ranks[1], whole, dense, False),
         Operator(1, 1, ranks[1], outputs, after, dense, bias),
     ]
-
-
-def rank_multiple(profile: DeviceProfile | None) -> int:
-    """What ranks are rounded to: channels that kernels compute at once; 4 on microcontrollers, elsewhere 8."""
-    if profile is None:
-        return 1
-    return 4 if profile.runtime.name == "tflm" else 8
 
 
 def latency_ms(parts: Sequence[Operator], profile: DeviceProfile | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ from edgecomp.compress._qat_check import check_kernels, float_layers
 from edgecomp.compress._qat_grid import Grid
 from edgecomp.compress._qat_keep import keeping, told
 from edgecomp.compress._qat_model import Emulation, emulate
-from edgecomp.compress._qat_prepare import prepare
+from edgecomp.compress._qat_prepare import Prepared, prepare
 from edgecomp.compress._weights import Kernel, kernels
 from edgecomp.convert import to_int8_tflite
 from edgecomp.errors import CompressionError, QuantizationError
@@ -45,7 +45,8 @@ def unchanged(model: Any) -> Compressed:
 
 def full_integer(model: Any, context: Context) -> Compressed:
     """Train with weights and activations rounded to 8 bits, and convert the result."""
-    plain = prepare(model)
+    prepared = prepare(model)
+    plain = prepared.model
     _require_kernels(plain)
     emulation = emulate(plain, activations=True)
     emulation.calibrate(_calibration(context))
@@ -53,10 +54,7 @@ def full_integer(model: Any, context: Context) -> Compressed:
     grids: dict[int, Projection] = {id(kernel.variable): Grid(kernel, 8, keeping(kernel)) for kernel in trained}
     before = {kernel.layer.name: kernel.variable.numpy() for kernel in kernels(plain)}
     history = _train(emulation.model, replace(context, settings=_gentle(context.settings)), grids)
-    changes = [
-        LayerChange(kernel.layer.name, f"weights at 8 bits{told(kernel, before[kernel.layer.name])}")
-        for kernel in trained
-    ]
+    changes = _changes(prepared, trained, before, "weights at 8 bits")
     made, notes, skipped = _with_weights_of(emulation, plain), [], []
     data: bytes | None = None
     try:
@@ -65,15 +63,20 @@ def full_integer(model: Any, context: Context) -> Compressed:
         notes.append(f"{error.message} Its file is made by quantization after training.")
     if data is not None:
         names = tuple(layer.name for layer in emulation.model.layers)
-        skipped = [Skipped(name, "it has no int8 kernel and stays float") for name in float_layers(data, names)]
+        stayed = dict.fromkeys(prepared.origin(name) for name in float_layers(data, names))
+        skipped = [Skipped(name, "it has no int8 kernel and stays float") for name in stayed]
         notes += check_kernels(data, trained, before)
-    notes.append(f"{len(emulation.ranges)} ranges of activations were learned, {len(trained)} kernels rounded.")
-    return Compressed(made, tuple(changes), tuple(skipped), history, tuple(notes), data)
+    notes.append(
+        f"{len(emulation.ranges)} ranges of activations were learned and {len(trained)} kernels rounded, in "
+        f"{history.epochs} epochs at a tenth of the learning rate."
+    )
+    return Compressed(made, changes, tuple(skipped), history, tuple(notes), data)
 
 
 def low_bit(model: Any, context: Context, *, train: bool) -> Compressed:
     """Weights of 4 bits, one step a channel; everything else stays float."""
-    plain = prepare(model)
+    prepared = prepare(model)
+    plain = prepared.model
     _require_kernels(plain)
     emulation = emulate(plain, activations=False)
     found = kernels(emulation.model)
@@ -89,12 +92,19 @@ def low_bit(model: Any, context: Context, *, train: bool) -> Compressed:
             grid = grids[id(kernel.variable)]
             grid.start_epoch(0, 1, kernel.variable)
             kernel.variable.assign(grid(kernel.variable))
-    changes = [
-        LayerChange(kernel.layer.name, f"weights at 4 bits{told(kernel, before[kernel.layer.name])}")
-        for kernel in coarse
-    ]
+    changes = _changes(prepared, coarse, before, "weights at 4 bits")
     note = f"{len(coarse)} kernels lie on a grid of 15 values a channel, which INT4_WEIGHTS finds again as they are."
-    return Compressed(_with_weights_of(emulation, plain), tuple(changes), tuple(skipped), history, (note,))
+    skipped = [replace(item, layer=prepared.origin(item.layer)) for item in skipped]
+    return Compressed(_with_weights_of(emulation, plain), changes, tuple(skipped), history, (note,))
+
+
+def _changes(
+    prepared: Prepared, found: list[Kernel], before: Mapping[str, np.ndarray], what: str
+) -> tuple[LayerChange, ...]:
+    return tuple(
+        LayerChange(prepared.origin(kernel.layer.name), what + told(kernel, before[kernel.layer.name]))
+        for kernel in found
+    )
 
 
 def footprint_at(model: Any, bits: int, profile: DeviceProfile | None) -> Footprint:

@@ -106,7 +106,10 @@ def _rows(stored: np.ndarray, kernel: Kernel) -> np.ndarray:
 
 
 def _like(values: np.ndarray, stored: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The stored tensor that agrees best, if it is the same."""
-    alike = [item for item in stored if item.shape == values.shape]
-    best = max(alike, key=lambda item: float(np.mean(item == values)), default=None)
-    return best if best is not None and float(np.mean(best == values)) >= _LEAST_AGREEMENT else None
+    """The stored tensor that agrees best, if it is the same but for signs: folding may turn those of a channel."""
+
+    def agreement(item: np.ndarray) -> float:
+        return float(np.mean(np.abs(item.astype(np.int16)) == np.abs(values.astype(np.int16))))
+
+    best = max((item for item in stored if item.shape == values.shape), key=agreement, default=None)
+    return best if best is not None and agreement(best) >= _LEAST_AGREEMENT else None

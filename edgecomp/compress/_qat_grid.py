@@ -25,7 +25,8 @@ class Grid:
     The largest weight of a channel always lands on the last multiple. So whoever quantizes the weights again by their
     largest value (TFLite's converter at 8 bits, ai-edge-quantizer with min/max at 4) finds the very same integers.
     With less than 8 bits the step may be smaller than the largest weight asks for: outliers are clipped where that
-    makes the squared error of the channel smallest. How much is clipped is settled anew before every epoch.
+    makes the squared error of the channel smallest. How much is clipped is settled anew before every epoch of the first
+    half; after that a jump of the steps would cost more than it gains.
 
     Args:
         kernel: Whose weights.
@@ -60,7 +61,7 @@ class Grid:
         """See `Projection`."""
         for item in self._first:
             item.start_epoch(epoch, epochs, latent)
-        if self._bits < 8:
+        if self._bits < 8 and epoch < max(1, epochs / 2):
             rows = self._kernel.channels(self._before(latent).numpy())
             self._ratio.assign(best_ratio(rows, self._bits).reshape(self._ratio.shape))
 

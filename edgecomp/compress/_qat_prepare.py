@@ -7,7 +7,7 @@ split, or replaced by one operator that TFLite has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -33,19 +33,37 @@ _SIXTH_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class _Part:
-    """A layer by its class and configuration, and the weights it gets."""
+    """A layer by its class and configuration, the weights it gets, and which input it takes beside what came before."""
 
     kind: Any
     config: dict[str, Any] = field(default_factory=dict)
     weights: Sequence[np.ndarray] = field(default=())
+    beside: int | None = None
 
 
-def prepare(model: Any) -> Any:
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready for ranges.
+
+    Attributes:
+        model: Flat.
+        origins: Name of a layer that is a piece of another -> name of that one.
+    """
+
+    model: Any
+    origins: Mapping[str, str]
+
+    def origin(self, name: str) -> str:
+        """The layer of the user's model that a layer belongs to."""
+        return self.origins.get(name, name)
+
+
+def prepare(model: Any) -> Prepared:
     """A flat copy with the same outputs: compound layers are split, hard-swish is one layer.
 
     Batch normalization stays behind the layer that the converter folds it into. Folding multiplies whole channels, so
     it changes none of their integers; but trained without it, weights of very different size would take the same steps
-    (ResNet8: the loss after the first epoch is twice that before it).
+    (ResNet8 after one epoch: validation loss 0.18 folded, 0.09 not).
 
     Args:
         model: A tf_keras functional or Sequential model.
@@ -54,8 +72,9 @@ def prepare(model: Any) -> Any:
         ModelError: The model has no graph of layers.
     """
     flat = flatten(model)
-    plain = rewrite(flat, _Splitting(flat).replace)
-    return rewrite(plain, _HardSwish(plain).replace)
+    splitting = _Splitting(flat)
+    plain = rewrite(flat, splitting.replace)
+    return Prepared(rewrite(plain, _HardSwish(plain).replace), splitting.origins)
 
 
 class _Splitting:
@@ -65,7 +84,8 @@ class _Splitting:
         self._nodes = {id(node.layer): node for node in nodes_of(model)}
         self._folded = {id(norm) for norm in foldable(model).values()}
         self._names = {layer.name for layer in model.layers}
-        self._chains: dict[int, list[Any]] = {}
+        self._chains: dict[int, list[tuple[_Part, Any]]] = {}
+        self.origins: dict[str, str] = {}
 
     def replace(self, layer: Any, inputs: tuple[Any, ...]) -> Any:
         """See `keras_graph.Replacement`."""
@@ -73,8 +93,8 @@ class _Splitting:
             return None
         made = inputs[0] if len(inputs) == 1 else list(inputs)
         if id(layer) in self._chains:
-            for item in self._chains[id(layer)]:
-                made = item(made)
+            for part, item in self._chains[id(layer)]:
+                made = _call(item, part, made, inputs)
             return made
         form = _operation if type(layer).__name__ == "TFOpLambda" else _FORMS.get(type(layer))
         parts = None if form is None else form(layer, self._nodes[id(layer)])
@@ -84,15 +104,24 @@ class _Splitting:
             return None
         chain = self._chains.setdefault(id(layer), [])
         for number, part in enumerate(parts):
-            is_last = number == len(parts) - 1
-            name = layer.name if is_last else free_name(f"{layer.name}_{number + 1}", self._names)
+            name = layer.name
+            if number < len(parts) - 1:
+                name = free_name(f"{layer.name}_{number + 1}", self._names)
+                self.origins[name] = layer.name
             # Weight decay shrinks the outputs where the statistics of batch normalization do not follow.
             config = {key: None if key.endswith("_regularizer") else value for key, value in part.config.items()}
-            chain.append(part.kind.from_config({**config, "name": name}))
-            made = chain[-1](made)
+            item = part.kind.from_config({**config, "name": name})
+            made = _call(item, part, made, inputs)
             if part.weights:
-                chain[-1].set_weights(part.weights)
+                item.set_weights(part.weights)
+            chain.append((part, item))
         return made
+
+
+def _call(item: Any, part: _Part, made: Any, inputs: tuple[Any, ...]) -> Any:
+    if part.beside is None:
+        return item(made)
+    return item([inputs[0] if isinstance(made, list) else made, inputs[part.beside]])
 
 
 def _is_regularized(layer: Any) -> bool:
@@ -157,9 +186,19 @@ def _batch_normalization(layer: Any, node: Any) -> list[_Part] | None:
     return _affine(scale, offset)
 
 
+def _merge(layer: Any, node: Any) -> list[_Part] | None:
+    """Two at a time: within one layer sums of three have no range."""
+    count = len(node.keras_inputs)
+    return _in_turn(type(layer), count) if count > 2 else None
+
+
+def _in_turn(kind: Any, count: int) -> list[_Part]:
+    return [_Part(kind, beside=number) for number in range(1, count)]
+
+
 def _average(layer: Any, node: Any) -> list[_Part]:  # noqa: ARG001
     count = len(node.keras_inputs)
-    return [_Part(_layers.Add), *_affine(1 / count, 0.0)]
+    return [*_in_turn(_layers.Add, count), *_affine(1 / count, 0.0)]
 
 
 def _separable(layer: Any, node: Any) -> list[_Part]:  # noqa: ARG001
@@ -221,6 +260,7 @@ _FORMS: dict[type, _Form] = {
     _layers.Normalization: _normalization,
     _layers.BatchNormalization: _batch_normalization,
     _layers.Average: _average,
+    **dict.fromkeys((_layers.Add, _layers.Multiply, _layers.Maximum, _layers.Minimum), _merge),
 }
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from edgecomp.keras_graph import nodes_of
-
 Ids = np.ndarray
 """Numbers of channels, int64, shape (size of the axis,)."""
 
@@ -95,56 +93,3 @@ class Flow:
             parents[number] = parents[parents[number]]
             number = parents[number]
         return number
-
-
-def follow(model: Any, keep_layers: tuple[str, ...] = ()) -> Flow:
-    """The channels of a model.
-
-    Args:
-        model: A flat tf_keras model (`keras_graph.flatten`).
-        keep_layers: Names of layers whose outputs must keep their channels.
-
-    Raises:
-        ModelError: As `keras_graph.nodes_of`.
-    """
-    from edgecomp.compress._channels.rules import RULES, channel_count, freeze_all
-
-    flow = Flow()
-    for tensor in model.inputs:
-        flow.set(tensor, flow.new(channel_count(tensor)))
-        flow.freeze(flow.ids(tensor), "they are an input of the model")
-    for node in nodes_of(model):
-        layer = node.layer
-        known = flow.layers.get(id(layer))
-        if known is not None:
-            made = _use_again(flow, known, node)
-        elif getattr(layer, "data_format", None) == "channels_first":
-            made = freeze_all(flow, node, "is channels_first")
-        else:
-            made = RULES.get(type(layer), freeze_all)(flow, node)
-        for tensor, ids in zip(_outputs(node), made, strict=True):
-            flow.set(tensor, ids)
-        if layer.name in keep_layers:
-            for ids in made:
-                flow.freeze(ids, "they are compared with the teacher's")
-    for tensor in model.outputs:
-        flow.frozen.update(dict.fromkeys(flow.ids(tensor).tolist(), "they are an output of the model"))
-    return flow
-
-
-def _use_again(flow: Flow, known: LayerChannels, node: Any) -> list[Ids]:
-    """A layer that is shared: both inputs meet the same weights."""
-    from edgecomp.compress._channels.rules import positions_of
-
-    source = flow.ids(node.keras_inputs[0])
-    flow.tie(known.source, source)
-    more = positions_of(known.layer, node)
-    for name, times in known.positions.items():
-        known.positions[name] = None if times is None or more is None else times + more
-    return [known.made]
-
-
-def _outputs(node: Any) -> list[Any]:
-    import tensorflow as tf
-
-    return list(tf.nest.flatten(node.outputs))

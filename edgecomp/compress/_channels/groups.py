@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgecomp.compress._base import Skipped
-from edgecomp.compress._channels.flow import Ids, LayerChannels, follow
+from edgecomp.compress._channels.flow import Ids, LayerChannels
+from edgecomp.compress._channels.walk import follow
 
 Keep = Mapping[int, np.ndarray]
 """Index of a group -> which of its members stay: bool, shape (size,). A group that is not named stays whole."""
@@ -60,7 +61,8 @@ class ChannelGraph:
     def member_of(self) -> Ids:
         """Root -> its place among the members of all groups, one group behind the other; -1 for a frozen one."""
         places = np.full(len(self.roots), -1)
-        places[np.concatenate([group.members for group in self.groups])] = np.arange(self.member_count)
+        for start, group in zip(self.starts, self.groups, strict=True):
+            places[group.members] = start + np.arange(group.size)
         return places
 
     @property
@@ -98,7 +100,7 @@ def channel_graph(model: Any, keep_layers: tuple[str, ...] = ()) -> ChannelGraph
     """The channels of a flat model, and which of them belong together.
 
     Args:
-        model: See `flow.follow`.
+        model: See `walk.follow`.
         keep_layers: Names of layers whose outputs must keep their channels.
 
     Raises:

@@ -94,8 +94,13 @@ def _allowed(graph: ChannelGraph, options: Options, profile: DeviceProfile | Non
 
 def _inputs(samples: Samples, context: Context, count: int = _LEARNED_SAMPLES) -> list[tuple[Any, ...]]:
     """Inputs of some samples, the same ones each time."""
-    order = np.random.default_rng(context.settings.seed).permutation(samples.count)[:count]
-    return [inputs for inputs, _, _ in samples.batches(_BATCH, np.sort(order))]
+    return [inputs for inputs, _, _ in samples.batches(_BATCH, _drawn(samples.count, count, context))]
+
+
+def _drawn(available: int, wanted: int, context: Context) -> np.ndarray:
+    """Positions of samples, in whole batches where there are enough: another size would be traced anew."""
+    order = np.random.default_rng(context.settings.seed).permutation(available)[:wanted]
+    return np.sort(order[: max(len(order) // _BATCH * _BATCH, min(len(order), _BATCH))])
 
 
 def _moments(graph: ChannelGraph, context: Context) -> dict[int, InputMoments]:
@@ -128,11 +133,9 @@ def _scores(graph: ChannelGraph, options: Options, context: Context, moments: di
 
 def _answered(train: Samples, context: Context, *, needs_seed: bool) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Inputs with their labels, or with the seed that `own_answers` takes instead."""
-    seed = context.settings.seed
-    count = train.labelled if train.labels else train.count
-    order = np.random.default_rng(seed).permutation(count)[:_LEARNED_SAMPLES]
-    for number, (inputs, labels, _) in enumerate(train.batches(_BATCH, np.sort(order))):
-        yield inputs, tf.constant([seed, number], tf.int32) if needs_seed else labels
+    order = _drawn(train.labelled if train.labels else train.count, _LEARNED_SAMPLES, context)
+    for number, (inputs, labels, _) in enumerate(train.batches(_BATCH, order)):
+        yield inputs, tf.constant([context.settings.seed, number], tf.int32) if needs_seed else labels
 
 
 def _curves(
