@@ -111,7 +111,7 @@ RUNS = [
     Run("resnet8", PI, ("structured_prune",), {"ratio": 0.25}),
     Run("resnet8", PI, ("structured_prune",), {"ratio": 0.5}, epochs=16),
     # Half of the weight bytes, same answers.
-    Run("fsdd", MCU, ("cluster", "qat"), {"mean_bits": 3.7}, epochs=20),
+    Run("fsdd", MCU, ("cluster", "qat"), {"mean_bits": 4.1}, epochs=50),
     Run("har", MCU, ("cluster", "qat"), {"num_clusters": 8}, epochs=10, learning_rate=3e-4),
     Run("mnist", MCU, ("cluster", "qat"), {"num_clusters": 8}, epochs=2, learning_rate=3e-4),
 ]
@@ -176,9 +176,9 @@ def render(rows: list[tuple[Run, dict[str, Any]]]) -> str:
         "Written by `scripts/write_results.py`. Scores are accuracy, measured on this machine: packed files in",
         "tflite-micro, the others in LiteRT. Rows are to be compared on validation samples; test was scored once for",
         "each row and decided nothing. ResNet8's validation samples are among the images that it was trained on (there",
-        "are no others here), so every row scores higher on them than on test. Minutes are of the whole run, on",
-        f"{platform.machine()} with {os.cpu_count()} cores. Agreement: share of test samples with the float model's",
-        "answer.",
+        "are no others here), so every row scores higher on them than on test. Agreement: share of test samples with",
+        "the float model's answer. Unlabelled: 15,000 more images without labels. Minutes are of the whole run, scoring",
+        f"included, on {platform.machine()} with {os.cpu_count()} cores that did other work too.",
         "Seed 0.",
         "",
     ]

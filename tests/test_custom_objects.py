@@ -80,10 +80,9 @@ def test_a_function_that_returns_something_else(folder, run_cli, monkeypatch):
     assert "expected a dict of classes by name, got list" in done.stderr
 
 
+@pytest.mark.parametrize("folder", ["tf_keras"], indirect=True)
 def test_a_model_with_a_custom_layer_is_compressed_around_it(folder, run_cli, monkeypatch):
     monkeypatch.chdir(folder)
-    if not (folder / "model.h5").exists():
-        pytest.skip("a Keras 3 class has no twin in tf_keras: see the next test")
     done = run_cli(
         "compress", "model.h5", "--data", DIGITS, "--std", "16", "--mean", "0", "--technique", "cluster", "--preview",
         "--custom-objects", "own_layers", "--num-clusters", "4",
@@ -92,10 +91,9 @@ def test_a_model_with_a_custom_layer_is_compressed_around_it(folder, run_cli, mo
     assert "at most 4 values a channel" in done.output
 
 
+@pytest.mark.parametrize("folder", ["keras"], indirect=True)
 def test_a_keras_3_class_leaves_post_training_techniques(folder, run_cli, monkeypatch):
     monkeypatch.chdir(folder)
-    if not (folder / "model.keras").exists():
-        pytest.skip("the legacy class can be trained: see the test before")
     done = run_cli(
         "compress", "model.keras", "--data", DIGITS, "--std", "16", "--mean", "0", "--technique", "cluster",
         "--custom-objects", "own_layers",

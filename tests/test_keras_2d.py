@@ -272,3 +272,14 @@ class TestImport:
         names = [detail["op_name"] for detail in interpreter._get_ops_details()]
         # Of the 16 that the layers over time give, six reshapes are left out.
         assert (len(names) - names.count("DELEGATE"), names.count("DELEGATE")) == (10, 1)
+
+
+def test_adapted_statistics_come_along(tf_keras, layers, rng):
+    """A Normalization computes with what it made of its weights, which are not set by setting them."""
+    adapted = layers.Normalization()
+    adapted.adapt(rng.normal(3, 4, size=(50, 8, 3)).astype(np.float32))
+    inputs = layers.Input((8, 3))
+    model = tf_keras.Model(inputs, layers.Conv1D(2, 3)(adapted(inputs)))
+    from edgecomp.keras_2d import to_2d
+
+    assert difference(model, to_2d(model).model, rng) <= 1e-5

@@ -1,5 +1,6 @@
 """Low-rank factorization against singular values, LiteRT, converted files and hand-computed counts."""
 
+import itertools
 import os
 import re
 
@@ -22,6 +23,8 @@ tf = pytest.importorskip("tensorflow")
 import tf_keras  # noqa: E402
 
 from edgecomp.compress._factorize import composed, factorize, full_ranks, kept_energy, methods_of  # noqa: E402
+from edgecomp.compress._factorize_allocation import by_ratio  # noqa: E402
+from edgecomp.compress._factorize_choice import Candidates, Choice, Cost  # noqa: E402
 from edgecomp.compress._factorize_cost import Geometry, operators  # noqa: E402
 from edgecomp.compress._factorize_moments import Window, draw_patches  # noqa: E402
 from edgecomp.compress._footprint import footprint  # noqa: E402
@@ -327,6 +330,40 @@ def test_auto_keeps_more_than_any_single_method(by_method):
     assert kept["auto"] >= max(kept.values()) - 2e-3  # Energies are told to 0.1 %.
 
 
+def test_a_ratio_is_spent_nearly_as_well_as_can_be(rng):
+    """All combinations of 4 layers with 6 choices each are the reference."""
+    for _ in range(20):
+        made = [random_candidates(rng) for _ in range(4)]
+        chosen, reasons = by_ratio(dict(enumerate(made)), Cost(100, 100), 0.6)
+        assert chosen.keys() | reasons.keys() == {0, 1, 2, 3}
+        best = 0.0
+        for places in itertools.product(range(6), repeat=4):
+            picked = {index: made[index].choices[place - 1] for index, place in enumerate(places) if place}
+            if max(left_of(made, picked)) <= 0.6:
+                best = max(best, np.prod([choice.energy for choice in picked.values()]))
+        assert max(left_of(made, chosen)) <= 0.6
+        assert np.prod([choice.energy for choice in chosen.values()]) > 0.9 * best
+
+
+def random_candidates(rng):
+    whole = Cost(*rng.integers(500, 5000, 2).tolist())
+    shares, energies = np.sort(rng.random((5, 2)), axis=0), np.sort(rng.uniform(0.5, 1, 5))
+    choices = [
+        Choice("svd", (1,), (9,), energy, whole, Cost(whole.macs * macs, whole.file_bytes * size))
+        for (macs, size), energy in zip(shares.tolist(), energies.tolist(), strict=True)
+    ]
+    return Candidates(whole, tuple(choices))
+
+
+def left_of(made, chosen):
+    """Fractions of MACs and bytes, with 100 of each elsewhere."""
+    costs = [chosen[index].after if index in chosen else item.whole for index, item in enumerate(made)]
+    return [
+        (100 + sum(getattr(cost, field) for cost in costs)) / (100 + sum(getattr(item.whole, field) for item in made))
+        for field in ("macs", "file_bytes")
+    ]
+
+
 def test_an_energy_is_kept_by_every_layer(digits):
     model, _, context = digits
     made = low_rank.preview(model, Options(low_rank_energy=0.9), context)
@@ -397,12 +434,14 @@ def test_operators_count_on_a_device(rng):
             without_data(model, options, load_profile(device))
 
 
-@pytest.mark.parametrize(("device", "before", "most"), [("rpi4", 53_832, 17_000), ("stm32l4r5", 49_200, 16_000)])
-def test_bytes_told_are_those_of_the_int8_file(device, before, most, data_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("device", "ratio", "before", "most"), [("rpi4", 0.35, 53_832, 17_500), ("stm32l4r5", 0.25, 49_200, 14_500)]
+)
+def test_bytes_told_are_those_of_the_int8_file(device, ratio, before, most, data_folder, tmp_path):
     """LeNet: what is saved, from the files themselves, where 97 % of the answers stay."""
     model, bound, context = real("lenet", data_folder, tmp_path)
     context = Context(context.data, context.settings, profile=load_profile(device))
-    made = low_rank.preview(model, Options(low_rank_ratio=0.35), context)
+    made = low_rank.preview(model, Options(low_rank_ratio=ratio), context)
     whole, left = (shipped_bytes(item, bound, device) for item in (model, made.model))
     assert whole == pytest.approx(before, rel=0.01)
     assert whole - left == pytest.approx(told(made, "bytes"), abs=200)  # Names and alignment.

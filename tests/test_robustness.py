@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecomp import robustness, stages
+from edgecomp import robustness, scoring, stages
 from edgecomp.data import DataOptions, prepare_dataset
 from edgecomp.errors import DataError, WorkerError
 from edgecomp.inference import KernelFamily
@@ -448,7 +448,7 @@ class TestCorruptor:
 
 
 class TestStage:
-    """`stages.robustness` on outputs that were put into the run folder by hand."""
+    """`scoring.robustness` on outputs that were put into the run folder by hand."""
 
     KERNELS = KernelFamily.LITERT_XNNPACK
 
@@ -465,11 +465,11 @@ class TestStage:
             return stages.Workbench(tmp_path, metric, 0, bound.inputs, bound.outputs)
 
         yield make
-        for cached in (stages._bound, stages._corruptor, stages._metric):
+        for cached in (stages.bound_data, scoring._corruptor, stages.metric_of):
             cached.cache_clear()
 
     def run(self, bench):
-        return stages.robustness(bench, Path("made.tflite"), self.KERNELS, self.KERNELS, self.KERNELS)
+        return scoring.robustness(bench, Path("made.tflite"), self.KERNELS, self.KERNELS, self.KERNELS)
 
     def test_with_labels(self, bench):
         labels = np.repeat([0, 1, 2], 20)

@@ -439,7 +439,7 @@ def test_min_channels_bounds_what_can_be_asked_for(data, trained):
 
 @pytest.mark.slow
 def test_measured_shares_beat_even_ones_on_resnet8(data_folder, tmp_path):
-    """At 0.5 times the MACs and without training: 0.59 against 0.43 on the 1,000 test images when this was written."""
+    """At 0.5 times the MACs, without training: 0.592 against 0.521 of the 1,000 test images when this was written."""
     model = load_trainable(str(data_folder / "resnet8-cifar10" / "pretrainedResnet.h5"), trust_code=False)
     loaded = from_tf_keras(model)
     source = data_folder / "resnet8-cifar10" / "cifar10_lossless_4k_1k.npz"
@@ -449,7 +449,8 @@ def test_measured_shares_beat_even_ones_on_resnet8(data_folder, tmp_path):
     even = evenly_cut(model, found, 0.5)
     assert macs_of(made) <= 0.5 * 12_501_632
     assert abs(macs_of(made) - macs_of(even)) < 0.03 * 12_501_632
-    assert accuracy(made, test) > accuracy(even, test) + 0.05
+    # A standard error of the difference on the same images is about 1.5 points.
+    assert accuracy(made, test) > accuracy(even, test) + 0.03
 
 
 def evenly_cut(model, found, share):

@@ -1,8 +1,7 @@
-"""Which factorization each layer gets, or why it gets none."""
+"""The factorizations of one layer, with what each keeps and costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +11,10 @@ from edgecomp.compress._channels.rounding import channel_multiple
 from edgecomp.compress._factorize import Method, full_ranks, kept_energy, methods_of
 from edgecomp.compress._factorize_cost import Geometry, Operator, latency_ms, operators
 from edgecomp.compress.low_rank import Options
-from edgecomp.errors import CompressionError
 from edgecomp.profile import DeviceProfile
 
-# Energies are sums of floats: the whole may come out a little below 1.
-_EPSILON = 1e-9
 _MOST_RANKS = 64
 _LEAST_CHOICES = 4
-# Powers of ten between which the price is looked for, and how finely.
-_PRICES, _HALVINGS = (-6.0, 6.0), 40
-_PRICE_RATIOS = 11
 
 
 @dataclass(frozen=True)
@@ -154,96 +147,3 @@ def _front(cost: np.ndarray, energy: np.ndarray) -> list[tuple[Any, ...]]:
     best = np.concatenate([[-1.0], np.maximum.accumulate(energy.ravel()[order])[:-1]])
     chosen = order[energy.ravel()[order] > best]
     return [np.unravel_index(index, cost.shape) for index in chosen]
-
-
-def by_energy(layers: Mapping[int, Candidates], energy: float) -> tuple[dict[int, Choice], dict[int, str]]:
-    """The cheapest factorization of every layer that keeps so much.
-
-    Returns:
-        Choices, and for the layers that stay whole the reason, in one clause.
-    """
-    chosen, reasons = {}, {}
-    for key, layer in layers.items():
-        enough = [choice for choice in layer.choices if choice.energy >= energy - _EPSILON]
-        gaining = [choice for choice in enough if choice.gains]
-        if gaining:
-            chosen[key] = min(gaining, key=lambda choice: choice.share)
-        elif enough:
-            reasons[key] = f"nothing is gained by {min(enough, key=lambda choice: choice.share)}"
-        else:
-            reasons[key] = f"no rank below the full one keeps {100 * energy:g} % of its energy"
-    return chosen, reasons
-
-
-def by_ratio(layers: Mapping[int, Candidates], others: Cost, ratio: float) -> tuple[dict[int, Choice], dict[int, str]]:
-    """The factorizations with the largest product of energies at which the model keeps so much of its cost.
-
-    The product of what the layers keep goes with the accuracy (Zhang et al. 2015, arXiv 1505.06798, section 2.4).
-    It is made largest for prices of MACs and of bytes, which are raised until both are down; of several ratios of the
-    two prices the best one counts.
-
-    Args:
-        layers: All that can be factorized.
-        others: What the rest of the model costs.
-        ratio: Of MACs, and of bytes, that the model may keep.
-
-    Raises:
-        CompressionError: Even the lowest ranks keep more.
-    """
-    wholes = [layer.whole for layer in layers.values()]
-    total = Cost(sum(c.macs for c in wholes) + others.macs, sum(c.file_bytes for c in wholes) + others.file_bytes)
-
-    def left(chosen: dict[int, Choice]) -> tuple[float, float]:
-        macs = total.macs - sum(choice.before.macs - choice.after.macs for choice in chosen.values())
-        size = total.file_bytes - sum(choice.before.file_bytes - choice.after.file_bytes for choice in chosen.values())
-        return macs / total.macs, size / total.file_bytes
-
-    tables = {key: _Table(layer, total) for key, layer in layers.items()}
-
-    def at(price: float, weight: float) -> dict[int, Choice]:
-        best = {key: table.best(price * weight, price * (1 - weight)) for key, table in tables.items()}
-        return {key: choice for key, choice in best.items() if choice is not None}
-
-    found = []
-    for weight in np.linspace(0, 1, _PRICE_RATIOS):
-        low, high = _PRICES
-        if max(left(at(10**high, weight))) > ratio:
-            continue
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if max(left(at(10**middle, weight))) <= ratio else (middle, high)
-        found.append(at(10**high, weight))
-    if not found:
-        macs, size = left(at(10 ** _PRICES[1], 0.5))
-        raise CompressionError(
-            f"low_rank: {ratio:g} of the model cannot be reached: the lowest ranks leave {macs:.2f} of its MACs and "
-            f"{size:.2f} of its bytes.",
-            hint="Raise --low-rank-ratio, or lower --min-rank.",
-        )
-    chosen = min(found, key=lambda choices: -sum(np.log(choice.energy) for choice in choices.values()))
-    reasons = {}
-    for key, layer in layers.items():
-        if key in chosen:
-            continue
-        if layer.gaining:
-            reasons[key] = f"other layers lose less for what they save than it does by {layer.gaining[-1]}"
-        elif layer.choices:
-            reasons[key] = f"nothing is gained by {layer.choices[0]}"
-        else:
-            reasons[key] = "no rank is left below the full one"
-    return chosen, reasons
-
-
-class _Table:
-    """Candidates of a layer as arrays; leaving it whole is the first."""
-
-    def __init__(self, layer: Candidates, total: Cost) -> None:
-        self._choices: Sequence[Choice | None] = [None, *layer.gaining]
-        costs = [layer.whole, *(choice.after for choice in layer.gaining)]
-        self._macs = np.array([cost.macs / total.macs for cost in costs])
-        self._bytes = np.array([cost.file_bytes / total.file_bytes for cost in costs])
-        self._loss = -np.log(np.maximum([1.0, *(choice.energy for choice in layer.gaining)], _EPSILON))
-
-    def best(self, macs_price: float, bytes_price: float) -> Choice | None:
-        """What is cheapest where all MACs of the model, and all of its bytes, cost so much."""
-        return self._choices[int(np.argmin(self._loss + macs_price * self._macs + bytes_price * self._bytes))]

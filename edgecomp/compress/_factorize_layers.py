@@ -10,7 +10,8 @@ import tf_keras
 
 from edgecomp.compress._base import Compressed, Context, LayerChange, Skipped
 from edgecomp.compress._factorize import Method, composed, factorize
-from edgecomp.compress._factorize_choice import Candidates, Choice, Cost, by_energy, by_ratio, candidates
+from edgecomp.compress._factorize_allocation import by_energy, by_ratio
+from edgecomp.compress._factorize_choice import Candidates, Choice, Cost, candidates
 from edgecomp.compress._factorize_cost import Geometry, Size
 from edgecomp.compress._factorize_moments import Moments, Window, collect
 from edgecomp.compress._footprint import facts_of, footprint_of

@@ -50,7 +50,7 @@ def input_moments(graph: ChannelGraph, inputs: Iterable[tuple[Any, ...]]) -> dic
 
         def watch(layer: Any, values: Any) -> None:
             if id(layer) in wanted:
-                rows = tf.reshape(values, [-1, wanted[id(layer)]])
+                rows = tf.cast(tf.reshape(values, [-1, wanted[id(layer)]]), tf.float32)
                 parts = (tf.shape(rows)[0], tf.reduce_sum(rows, axis=0), tf.matmul(rows, rows, transpose_a=True))
                 before = found.get(str(id(layer)))
                 found[str(id(layer))] = parts if before is None else tuple(map(tf.add, before, parts))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,10 @@ _NAME = "structured_prune"
 _BATCH = 64
 # For importance, moments and statistics; more changes little.
 _LEARNED_SAMPLES = 1024
-# Sensitivity: points of a curve, samples, and what all of it may take in multiply-accumulates (a minute on two cores).
-_MOST_POINTS, _LEAST_POINTS, _FEW_GROUPS = 7, 4, 16
-_MOST_SAMPLES, _LEAST_SAMPLES = 512, 64
+# Sensitivity: (groups at most, points of each curve); samples; and the multiply-accumulates that all of it should take
+# (a minute on two cores), as far as the fewest samples allow.
+_POINTS, _LEAST_POINTS = ((16, 7), (64, 4)), 3
+_MOST_SAMPLES, _LEAST_SAMPLES = 512, 32
 _MEASURED_MACS = 1e12
 
 
@@ -146,15 +146,14 @@ def _curves(
     moments: dict[int, InputMoments],
 ) -> list[Curve]:
     """Sensitivity on validation samples: how far the outputs move from the model's own, which needs no labels."""
-    points = _MOST_POINTS if len(graph.groups) <= _FEW_GROUPS else _LEAST_POINTS
+    points = next((points for most, points in _POINTS if len(graph.groups) <= most), _LEAST_POINTS)
     counts = [measured_counts(item, points) for item in allowed]
     samples = _measured_samples(graph, sum(map(len, counts)))
-    settings = replace(context.settings, loss="auto")
-    task = make_task(graph.model, context.data.validation, settings)
+    task = make_task(graph.model, context.data.validation, context.settings)
     damage = Damage(
         graph,
         _inputs(context.data.validation, context, samples),
-        lambda outputs, wanted: task.distillation(outputs, wanted, settings.temperature),
+        lambda outputs, wanted: task.distillation(outputs, wanted, context.settings.temperature),
         moments,
         renews=context.data.train is not None,
     )
@@ -184,7 +183,9 @@ def _notes(options: Options, context: Context, gone: float, renewed: int) -> tup
     multiple, why = channel_multiple(context.profile)
     notes = [f"{gone:.1%} of the {what} are gone (asked for: {options.ratio:.1%})."]
     if multiple > 1:
-        notes.append(f"Layers with 16 channels or more keep a multiple of {multiple}, narrow ones of less: {why}.")
+        notes.append(
+            f"Layers with 16 channels or more keep a multiple of {multiple}, narrow ones of half or a quarter: {why}."
+        )
     if context.data.train is None:
         notes.append(
             "Without training samples importance is that of weights, and nothing makes up for the channels that went."
