@@ -3,8 +3,8 @@
     python scripts/write_results.py --cache FOLDER [--only TEXT]
 
 Reads models and data from EDGECOMP_DATA (default ../shared/data). Every row is one run of what `edgecomp compress`
-runs, kept in FOLDER as JSON, so that an interrupted script goes on where it was; Rows are
-compared on validation samples; the test split is scored once for each row and decides nothing.
+runs, kept in FOLDER as JSON, so that an interrupted script goes on where it was. Rows are compared on validation
+samples; the test split is scored once for each row and decides nothing.
 """
 
 from __future__ import annotations
