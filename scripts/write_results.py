@@ -177,7 +177,7 @@ def render(rows: list[tuple[Run, dict[str, Any]]]) -> str:
         "tflite-micro, the others in LiteRT. Rows are to be compared on validation samples; test was scored once for",
         "each row and decided nothing. ResNet8's validation samples are among the images that it was trained on (there",
         "are no others here), so every row scores higher on them than on test. Agreement: share of test samples with",
-        "the float model's answer. Unlabelled: 15,000 more images without labels. Minutes are of the whole run, scoring",
+        "the float model's answer. Unlabelled: 15,000 more images without labels. Minutes: the whole run, scoring",
         f"included, on {platform.machine()} with {os.cpu_count()} cores that did other work too.",
         "Seed 0.",
         "",
