@@ -56,10 +56,10 @@ def apply(model: Any, options: Options, context: Context) -> Compressed:
 
 
 def estimate(model: Any, options: Options, profile: DeviceProfile | None) -> Footprint:
-    """Of factors that are fitted to the weights: with samples the ranks of single layers come out differently.
+    """Of factors that are fitted to the weights. With samples the ranks of single layers come out differently.
 
-    By ratio the sums hold all the same; by energy, which is then that of the weights and not of the outputs, they
-    come out too high.
+    By ratio both hold to it, so that one of MACs and bytes comes out alike; by energy, which is then that of the
+    weights and not of the outputs, the estimate is too high.
     """
     from edgecomp.compress._factorize_layers import factorized
     from edgecomp.compress._footprint import footprint
