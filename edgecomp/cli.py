@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from edgecomp.cli_options import (
+    DROP,
+    SIZE,
+    TIME,
+    data_options,
+    json_option,
+    model_options,
+    training_options,
+)
 from edgecomp.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -19,60 +27,15 @@ from edgecomp.errors import (
     EXIT_UNTRUSTED,
     EXIT_USAGE,
     EdgecompError,
-    UsageError,
 )
-from edgecomp.units import Drop, parse_bytes, parse_drop, parse_ms
 
 if TYPE_CHECKING:
     from edgecomp.results import FitResult
-
-T = TypeVar("T")
 
 PRECISIONS = ("FLOAT32", "FLOAT16", "DYNAMIC_RANGE", "INT8", "INT16X8", "INT4_WEIGHTS", "SELECTIVE")
 KINDS = ("linux", "android", "ios", "mcu")
 RUNTIMES = ("litert", "tflm", "edgetpu", "ethos-u")
 KERNELS = ("xnnpack", "builtin", "reference", "cmsis-nn", "helium-cmsis-nn", "esp-nn", "vendor")
-
-
-class Quantity(click.ParamType, Generic[T]):
-    """A number with a unit: commands receive the plain number."""
-
-    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
-        """Parse text; a default that is no text passes through."""
-        if not isinstance(value, str):
-            passed: T = value
-            return passed
-        try:
-            return self._parse(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-
-SIZE = Quantity[int]("size", parse_bytes)
-TIME = Quantity[float]("time", parse_ms)
-DROP = Quantity[Drop]("drop", parse_drop)
-
-
-def _channels(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f'expected numbers with commas between, like "0.5" or "1,2,3", got {text!r}.') from None
-
-
-CHANNELS = Quantity[tuple[float, ...]]("number[,number...]", _channels)
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-
-custom_objects_option = click.option(
-    "--custom-objects",
-    metavar="MODULE[:FUNCTION]",
-    help="Python module with the model's own classes, or a function that returns them by name.",
-)
 
 
 class Group(click.Group):
@@ -128,10 +91,7 @@ def main() -> None:
 @click.option("--data", help="An .npz file, a folder of images, or module:function. Default: the embedded demo data.")
 @click.option("--device", "devices", multiple=True, required=True, help="Name or .toml of a profile; repeatable.")
 @click.option("--host", "hosts", multiple=True, help="[DEVICE=][user@]host[:port] to time the bundle on; repeatable.")
-@click.option("--mean", type=CHANNELS, help="Preprocessing (x - mean) / std: one number, or one per channel.")
-@click.option("--std", type=CHANNELS, help="See --mean.")
-@click.option("--image-size", help="HEIGHTxWIDTH that every image of a folder is resized to.")
-@click.option("--metric", default="accuracy", show_default=True, help="accuracy, topK, auc, mse, mae, module:function.")
+@data_options
 @click.option("--max-accuracy-drop", type=DROP, help='Below the float model: "1pp" or "2%". Default: the profile\'s.')
 @click.option("--confident", is_flag=True, help="Let the bound of the 95 % interval decide, not the point estimate.")
 @click.option("--max-model-size", type=SIZE, help='Limit for the model file in flash: "96KiB".')
@@ -139,12 +99,8 @@ def main() -> None:
 @click.option("--max-latency", type=TIME, help='Limit for the median on the device: "20ms". Needs --host.')
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Try only these.")
 @click.option("--io", type=click.Choice(("float32", "int8", "uint8")), help="Type of inputs and outputs.")
-@click.option("--calibration-samples", default=200, show_default=True, type=click.IntRange(1), help="From train.")
-@click.option("--group-key", help="Array whose equal values must stay on one side of the split, e.g. subject.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every draw and bootstrap.")
 @click.option("--out", default="bundles", show_default=True, type=click.Path(path_type=Path), help="For the bundles.")
-@click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
-@custom_objects_option
+@model_options
 @click.option("--python", default="python3", show_default=True, help="Interpreter on the host, for --host.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="On the host, for --host.")
 @json_option
@@ -185,8 +141,7 @@ def _exit_code(result: FitResult) -> int:
 @click.option("--max-ram", type=SIZE, help="Limit for tensors in RAM, below the device's own.")
 @click.option("--max-latency", type=TIME, help="Limit for the estimated latency; broken if its whole interval is.")
 @click.option("--layers", is_flag=True, help="Also print every layer: type, shape, MACs, bytes, estimated time.")
-@click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
-@custom_objects_option
+@model_options
 @json_option
 def check(model: Path, layers: bool, as_json: bool, trust_model_code: bool, **options: Any) -> int:
     """Say what stands between MODEL and each device, without training, data or a device.
@@ -223,34 +178,13 @@ class RecipeCommand(click.Command):
 @click.option("--device", help="Name or .toml of a profile: what is left out, rounded and packed for it.")
 @click.option("--preview", is_flag=True, help="Train nothing: what the recipe does at once.")
 @click.option("--unlabelled", help="More inputs, as --data; the float model answers for them.")
-@click.option("--epochs", default=10, show_default=True, type=int, help="Of every technique in the recipe.")
-@click.option("--batch-size", default=64, show_default=True, type=int, help="Samples a step.")
-@click.option("--learning-rate", default=1e-3, show_default=True, type=float, help="At the start; it falls to 1/100.")
-@click.option("--patience", type=int, help="Stop after so many epochs without a lower validation loss.")
-@click.option("--augment", "augment", multiple=True, help="flip, shift, noise; repeatable.")
-@click.option(
-    "--loss", default="auto", show_default=True, help="auto, crossentropy, mse, reconstruction, module:function."
-)
-@click.option(
-    "--distill-weight", default=0.7, show_default=True, type=float, help="Share of the float model as teacher."
-)
-@click.option("--temperature", default=4.0, show_default=True, type=float, help="Of the teacher.")
-@click.option("--feature-layer", "feature_layers", multiple=True, help="Compare its output with the teacher's, too.")
-@click.option("--feature-loss", default="mse", show_default=True, type=click.Choice(("mse", "cosine")), help="How.")
-@click.option("--freeze-batch-norm", is_flag=True, help="Keep the statistics of batch normalization.")
+@training_options
 @click.option("--test", "on_test", is_flag=True, help="Score on test too. Do not choose by it.")
-@click.option("--mean", type=CHANNELS, help="Preprocessing (x - mean) / std: one number, or one per channel.")
-@click.option("--std", type=CHANNELS, help="See --mean.")
-@click.option("--image-size", help="HEIGHTxWIDTH that every image of a folder is resized to.")
-@click.option("--metric", default="accuracy", show_default=True, help="accuracy, topK, auc, mse, mae, module:function.")
-@click.option("--calibration-samples", default=200, show_default=True, type=click.IntRange(1), help="From train.")
-@click.option("--group-key", help="Array whose equal values must stay on one side of the split, e.g. subject.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every draw and shuffle.")
+@data_options
 @click.option(
     "--out", default="compressed", show_default=True, type=click.Path(path_type=Path), help="For the results."
 )
-@click.option("--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers).")
-@custom_objects_option
+@model_options
 @json_option
 def compress(as_json: bool, **options: Any) -> int:
     """Apply techniques to MODEL and write the Keras model, its .tflite files and a report.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import time
 import zlib
 from contextlib import ExitStack
@@ -16,13 +15,12 @@ from edgecomp.candidates import Split, accuracy_of, decision_kernels, tflm_avail
 from edgecomp.convert import Io as ConverterIo
 from edgecomp.data import DataOptions
 from edgecomp.delivery import versions
-from edgecomp.errors import EdgecompError, ModelError, QuantizationError
+from edgecomp.errors import EdgecompError, ModelError, QuantizationError, WorkerError
 from edgecomp.executors.local import Progress, silent
 from edgecomp.files import atomic_folder, sha256_of_path, write_atomic
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily
-from edgecomp.intake import Imported, Workers, start_workers, take_in
-from edgecomp.model import identify
+from edgecomp.intake import Imported, take_in
 from edgecomp.pack import Packed
 from edgecomp.profile import DeviceProfile, Precision
 from edgecomp.quantize import QuantizationOptions
@@ -67,6 +65,11 @@ class CompressionRequest:
     trust_code: bool = False
     custom_objects: str | None = None
     seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out / f"{self.model.stem}-{self.recipe.slug}"
 
 
 @dataclass(frozen=True)
@@ -152,33 +155,36 @@ def _file_json(item: FileResult) -> dict[str, Any]:
 def compress(request: CompressionRequest, *, progress: Progress | None = None) -> CompressionResult:
     """Apply a recipe, convert, quantize, pack for TFLM where the device runs it, and score every file.
 
+    A run that was killed or interrupted leaves OUT/NAME.unfinished; the same request then goes on from there.
+
     Raises:
         EdgecompError: The model or data cannot be used, a technique finds nothing to do, or training fails; nothing is
-            left behind.
+            left behind, but for the work of a run whose worker died.
     """
     started = time.monotonic()
     report = progress or silent
-    identify(request.model, trust_code=request.trust_code, custom_objects=request.custom_objects)
+    unfinished = request.folder.with_name(request.folder.name + ".unfinished")
+    try:
+        result = _compress(request, report, unfinished, started)
+    except WorkerError:
+        raise
+    except EdgecompError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return result
+
+
+def _compress(request: CompressionRequest, report: Progress, unfinished: Path, started: float) -> CompressionResult:
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="edgecomp-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        workers = start_workers(stack, folder, custom_objects=request.custom_objects)
-        imported = take_in(
-            request.model,
-            request.data,
-            Workbench(folder, request.metric, request.seed),
-            workers,
-            report,
-            profiles=[] if request.profile is None else [request.profile],
-            trust_code=request.trust_code,
-        )
+        imported = take_in(stack, request, [] if request.profile is None else [request.profile], report)
         if not imported.info.is_trainable:
             raise ModelError(
                 f"{request.model}: cannot be compressed by {request.recipe.steps[0].technique}: "
                 f"{imported.info.training_unavailable_reason}.",
                 hint="`edgecomp fit` applies everything that needs no training to it.",
             )
-        variant: Variant = workers.training.call(
+        variant: Variant = imported.workers.training.call(
             "edgecomp.variants:make_variant",
             bench=imported.bench,
             request=VariantRequest(
@@ -189,17 +195,19 @@ def compress(request: CompressionRequest, *, progress: Progress | None = None) -
                 profile=request.profile,
                 preview=request.preview,
                 unlabelled=request.unlabelled,
+                unfinished=unfinished.resolve(),
             ),
             progress=report,
         )
-        return _Scoring(request, imported, workers, report).result(variant, started)
+        return _Scoring(request, imported, report).result(variant, started)
 
 
 class _Scoring:
     """The files of one run: made, measured, and copied to the user's folder."""
 
-    def __init__(self, request: CompressionRequest, imported: Imported, workers: Workers, report: Progress) -> None:
-        self._request, self._imported, self._workers, self._report = request, imported, workers, report
+    def __init__(self, request: CompressionRequest, imported: Imported, report: Progress) -> None:
+        self._request, self._imported, self._report = request, imported, report
+        self._workers = imported.workers
         self._notes: list[str] = []
 
     def result(self, variant: Variant, started: float) -> CompressionResult:
@@ -215,7 +223,7 @@ class _Scoring:
             path = variant.bench.variant_folder / "packed.tflite"
             write_atomic(path, packed.data)
             after = (*after, self._file("packed", path, len(packed.data), after[-1].macs))
-        target = request.out / f"{request.model.stem}-{request.recipe.slug}"
+        target = request.folder
         result = CompressionResult(
             model=str(request.model),
             device=None if request.profile is None else request.profile.name,

@@ -9,18 +9,51 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from edgecomp.bundle.writer import require_writable
 from edgecomp.convert import ENVIRONMENT
 from edgecomp.data import DataOptions
 from edgecomp.executors.local import Progress, Worker
 from edgecomp.graph import Graph, read_graph
-from edgecomp.model import CUSTOM_OBJECTS, ModelInfo
+from edgecomp.model import CUSTOM_OBJECTS, ModelInfo, identify
 from edgecomp.profile import DeviceProfile
 from edgecomp.stages import DataFacts, Workbench
 
 _STAGES = "edgecomp.stages:"
 _COMPARED_SAMPLES = 16
+
+
+class Request(Protocol):
+    """What every command that works on a model and its data is told."""
+
+    @property
+    def model(self) -> Path:
+        """Path of the model."""
+
+    @property
+    def data(self) -> DataOptions:
+        """Where the data is."""
+
+    @property
+    def metric(self) -> str:
+        """As the user wrote it."""
+
+    @property
+    def seed(self) -> int:
+        """Of every draw."""
+
+    @property
+    def trust_code(self) -> bool:
+        """Accept code in the model file."""
+
+    @property
+    def custom_objects(self) -> str | None:
+        """Where the model's own classes are."""
+
+    @property
+    def out(self) -> Path:
+        """Folder for the results."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +71,7 @@ class Workers:
     micro: Worker
 
 
-def start_workers(stack: ExitStack, folder: Path, *, custom_objects: str | None = None) -> Workers:
+def _start_workers(stack: ExitStack, folder: Path, custom_objects: str | None) -> Workers:
     """One worker each for TensorFlow, ai-edge-quantizer and tflite-micro; their logs outlive them if one failed."""
     logs = Path(tempfile.mkdtemp(prefix="edgecomp-logs-"))
     # What libraries leave in the folder for temporary files goes with the run.
@@ -62,8 +95,9 @@ def start_workers(stack: ExitStack, folder: Path, *, custom_objects: str | None 
 
 @dataclass(frozen=True)
 class Imported:
-    """The model and the data, held against each other."""
+    """The model and the data, held against each other, and the workers that know them."""
 
+    workers: Workers
     bench: Workbench
     info: ModelInfo
     graph: Graph
@@ -71,23 +105,28 @@ class Imported:
     data: dict[str, Any]
 
 
-def take_in(
-    model: Path,
-    options: DataOptions,
-    bench: Workbench,
-    workers: Workers,
-    report: Progress,
-    *,
-    profiles: Sequence[DeviceProfile],
-    trust_code: bool,
-) -> Imported:
+def take_in(stack: ExitStack, request: Request, profiles: Sequence[DeviceProfile], report: Progress) -> Imported:
     """Read model and data, bind them, convert the model to a float .tflite and compare the two on real inputs.
+
+    Args:
+        stack: Ends the workers and removes the run folder.
+        request: What the user asks for.
+        profiles: Devices that must take the float file.
+        report: Told what takes time.
 
     Raises:
         ModelError, DataError, UsageError: One of them cannot be used, or they do not fit each other.
+        BundleError: The folder for the results cannot be written to.
     """
+    identify(request.model, trust_code=request.trust_code, custom_objects=request.custom_objects)
+    require_writable(request.out)
+    folder = Path(tempfile.mkdtemp(prefix="edgecomp-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    workers = _start_workers(stack, folder, request.custom_objects)
+    bench = Workbench(folder, request.metric, request.seed)
+    trust_code, options = request.trust_code, request.data
     report("reading model and data", 0, 0)
-    path = str(model.resolve())
+    path = str(request.model.resolve())
     with ThreadPoolExecutor(1) as thread:
         opened = thread.submit(workers.training.call, "edgecomp.convert:inspect", path=path, trust_code=trust_code)
         try:
@@ -116,4 +155,5 @@ def take_in(
     )
     graph = read_graph(bench.float_model.read_bytes(), "The converted model")
     bench = replace(bench, inputs=graph.inputs, outputs=graph.outputs)
-    return Imported(bench, info, graph, workers.quantizing.call(_STAGES + "bind_data", bench=bench), data)
+    facts = workers.quantizing.call(_STAGES + "bind_data", bench=bench)
+    return Imported(workers, bench, info, graph, facts, data)

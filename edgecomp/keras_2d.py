@@ -17,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from edgecomp.keras_graph import copy_layer, flatten, free_name, nodes_of, rewrite
+from edgecomp.keras_separable import halves
 
 _layers = tf_keras.layers
 
@@ -217,18 +218,10 @@ def _separable(layer: Any) -> list[_Part] | None:
         return None
     config, before = found
     depthwise, pointwise, *bias = layer.get_weights()
-    own = ("kernel_size", "padding", "dilation_rate", "depth_multiplier", "trainable", "dtype")
-    first = {key: config[key] for key in own} | {"strides": (config["strides"][1],) * 2, "use_bias": False}
-    second = {key: config[key] for key in ("filters", "activation", "use_bias", "trainable", "dtype")}
-    for item in ("initializer", "regularizer", "constraint"):
-        first[f"depthwise_{item}"] = config[f"depthwise_{item}"]
-        second[f"kernel_{item}"] = config[f"pointwise_{item}"]
-        second[f"bias_{item}"] = config[f"bias_{item}"]
-    return [
-        *before,
-        _Part(_layers.DepthwiseConv2D, first, [depthwise[None]]),
-        _Part(_layers.Conv2D, {**second, "kernel_size": (1, 1)}, [pointwise[None], *bias]),
-    ]
+    # TensorFlow's depthwise convolution takes one stride for both axes; along a height of 1 it changes nothing.
+    config["strides"] = (config["strides"][1],) * 2
+    found_halves = halves(config, [depthwise[None], pointwise[None], *bias])
+    return [*before, *(_Part(*half) for half in found_halves)]
 
 
 def _transposed(layer: Any) -> list[_Part] | None:

@@ -82,6 +82,8 @@ def flatten(model: Any) -> Any:
 def rewrite(model: Any, replace: Replacement, finish: Finish | None = None) -> Any:
     """A new model in which some layers are replaced; the others are copied with their weights.
 
+    All of it can be trained, also what was frozen: a layer whose neighbours change must be able to follow.
+
     Args:
         model: A tf_keras functional or Sequential model. It is left as it is.
         replace: See `Replacement`. New layers that it calls must get names that are free.
@@ -104,7 +106,7 @@ def rewrite(model: Any, replace: Replacement, finish: Finish | None = None) -> A
     structure = model._nested_inputs
     given = tf.nest.pack_sequence_as(structure, inputs) if isinstance(structure, dict) else inputs
     made = tf_keras.Model(given, outputs, name=model.name)
-    made.trainable = model.trainable
+    made.trainable = True
     return made
 
 

@@ -21,9 +21,13 @@ from edgecomp.keras_2d import to_2d
 from edgecomp.keras_config import CUSTOM_HINT
 from edgecomp.keras_layers import first_line
 from edgecomp.keras_rebuild import graph_of, rebuild, valid_name
+from edgecomp.keras_separable import split_separable
 from edgecomp.model import CUSTOM_OBJECTS, CannotRebuildError, ModelInfo, ModelKind, identify
 from edgecomp.tensors import TensorSpec
 from edgecomp.tflite_edit import import_float, unique_names
+from edgecomp.training.seeds import use_restartable_generators
+
+use_restartable_generators()
 
 # What Keras and TensorFlow raise on a model they cannot open, build or trace.
 LIBRARY_ERRORS = (
@@ -137,6 +141,12 @@ def load_trainable(path: str, *, trust_code: bool) -> Any:
     return loaded.trainable
 
 
+def reopen(path: Path, *, trust_code: bool) -> Any:
+    """A tf_keras model that edgecomp itself has saved."""
+    custom = _read_custom_objects(os.environ.get(CUSTOM_OBJECTS))
+    return tf_keras.models.load_model(str(path), custom, compile=False, safe_mode=not trust_code)
+
+
 def from_tf_keras(model: Any, *, kind: ModelKind = ModelKind.LEGACY_H5, sha256: str = "") -> Loaded:
     """A tf_keras model, opened from a file or changed by a technique, ready for conversion."""
     takes_list = len(model.inputs) > 1
@@ -177,7 +187,7 @@ def _open(path: Path, kind: ModelKind, sha256: str, trust_code: bool, custom: di
         model = tf_keras.models.load_model(str(path), custom, compile=False, safe_mode=not trust_code)
         if not getattr(model, "inputs", None):
             raise ModelError(f"{path}: the model was saved before it was built: its input shape is not known.")
-        return _in_2d(from_tf_keras(model, kind=kind, sha256=sha256))
+        return _in_plain_layers(from_tf_keras(model, kind=kind, sha256=sha256))
     except LIBRARY_ERRORS as error:
         raise _explain(error, path, kind) from error
 
@@ -228,7 +238,25 @@ def _keras3(model: Any, path: Path, sha256: str) -> Loaded:
         ModelKind.KERAS3, sha256, inputs, outputs, run=twin.run, original=run, trainable=twin.trainable, notes=notes,
         tolerance=tolerance, layer_names=twin.layer_names,
     )  # fmt: skip
-    return _in_2d(loaded)
+    return _in_plain_layers(loaded)
+
+
+def _in_plain_layers(loaded: Loaded) -> Loaded:
+    """The same model with layers that have one kernel each, over images; what it was is compared."""
+    loaded = _in_2d(loaded)
+    try:
+        model = split_separable(loaded.trainable)
+    except (ModelError, *LIBRARY_ERRORS) as error:
+        note = f"Its separable convolutions stay as they are: {first_line(error)}"
+        return replace(loaded, notes=(*loaded.notes, note))
+    if model is None:
+        return loaded
+    # It is what TFLite makes of them anyway, so there is nothing to tell.
+    twin = from_tf_keras(model)
+    return replace(
+        loaded, run=twin.run, original=loaded.original or loaded.run, trainable=twin.trainable,
+        layer_names=twin.layer_names,
+    )  # fmt: skip
 
 
 def _in_2d(loaded: Loaded) -> Loaded:

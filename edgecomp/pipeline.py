@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgecomp.bundle.writer import require_writable
 from edgecomp.candidates import Shop, Target, accuracy_of, evaluate, make_candidate
 from edgecomp.check import require_runnable
 from edgecomp.data import DataOptions
 from edgecomp.delivery import Provenance, deliver, describe_limits, time_candidate, versions
 from edgecomp.errors import BenchmarkError, ModelError, TransportError
-from edgecomp.executors.local import Progress, Worker, silent
+from edgecomp.executors.local import Progress, silent
 from edgecomp.inference import KernelFamily
-from edgecomp.intake import Imported, start_workers, take_in
+from edgecomp.intake import Imported, take_in
 from edgecomp.metrics import looks_memorised
-from edgecomp.model import identify
 from edgecomp.plan import Step, make_plan
 from edgecomp.profile import Precision
 from edgecomp.quantize import Io
 from edgecomp.results import CandidateResult, DeviceResult, FitResult, FloatModel, ModelSummary
 from edgecomp.search import search
-from edgecomp.stages import MadeFile, Workbench
+from edgecomp.stages import MadeFile
 
 _STAGES = "edgecomp.stages:"
 _NO_LABELS = (
@@ -68,29 +64,16 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
     """
     started = time.monotonic()
     report = progress or silent
-    identify(request.model, trust_code=request.trust_code, custom_objects=request.custom_objects)
-    require_writable(request.out)
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="edgecomp-"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        workers = start_workers(stack, folder, custom_objects=request.custom_objects)
-        imported = take_in(
-            request.model,
-            request.data,
-            Workbench(folder, request.metric, request.seed),
-            workers,
-            report,
-            profiles=[target.profile for target in request.targets],
-            trust_code=request.trust_code,
-        )
+        imported = take_in(stack, request, [target.profile for target in request.targets], report)
         shop = Shop(
             bench=imported.bench,
-            quantizing=workers.quantizing,
-            micro=workers.micro,
+            quantizing=imported.workers.quantizing,
+            micro=imported.workers.micro,
             metric_is_ratio=imported.facts.metric_is_ratio,
             confident=request.confident,
             progress=report,
-            convert=_converter(request, imported, workers.training),
+            convert=_converter(request, imported),
         )
         facts = imported.facts
         targets = [
@@ -101,11 +84,11 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
         return _result(request, shop, imported, devices, started)
 
 
-def _converter(request: FitRequest, imported: Imported, importing: Worker) -> Callable[[Io], MadeFile]:
+def _converter(request: FitRequest, imported: Imported) -> Callable[[Io], MadeFile]:
     """TensorFlow's own INT8 road, for graphs that ai-edge-quantizer refuses."""
 
     def convert(io: Io) -> MadeFile:
-        made: MadeFile = importing.call(
+        made: MadeFile = imported.workers.training.call(
             _STAGES + "make_candidate_with_converter",
             bench=imported.bench,
             source=request.model.resolve(),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecomp.compress import Compressed, Context, Footprint, LayerChange, Skipped, technique
+from edgecomp.compress import Compressed, Context, technique
 from edgecomp.data import BoundDataset, DataOptions, Dataset, prepare_unlabelled
+from edgecomp.diary import Diary, Done, StepReport, save_keras
 from edgecomp.executors._child import report_progress
-from edgecomp.files import write_atomic
+from edgecomp.files import sha256_of_path, write_atomic
 from edgecomp.profile import DeviceProfile
 from edgecomp.recipe import Recipe
 from edgecomp.stages import Workbench
@@ -19,34 +23,6 @@ from edgecomp.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from edgecomp.training.samples import TrainingData
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step of a recipe did.
-
-    Attributes:
-        step: The technique with its options, in words.
-        before, after: What the model weighed.
-        epochs: Trained; None for a preview.
-        best_epoch: Whose weights were kept, from 1; None for a preview.
-        validation_losses: After every epoch.
-        train_seconds: Measured on this machine; None for a preview.
-        seconds: Of the whole step.
-    """
-
-    step: str
-    technique: str
-    before: Footprint
-    after: Footprint
-    changes: tuple[LayerChange, ...]
-    skipped: tuple[Skipped, ...]
-    notes: tuple[str, ...]
-    epochs: int | None
-    best_epoch: int | None
-    validation_losses: tuple[float, ...]
-    train_seconds: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +53,7 @@ class VariantRequest:
         profile: The device, or None.
         preview: Train nothing.
         unlabelled: More inputs for the teacher; its train split is used.
+        unfinished: Folder in which a killed run leaves what it has done, for the next one to go on from; None: nothing.
     """
 
     source: Path
@@ -86,6 +63,7 @@ class VariantRequest:
     profile: DeviceProfile | None = None
     preview: bool = False
     unlabelled: DataOptions | None = None
+    unfinished: Path | None = None
 
 
 def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
@@ -102,24 +80,34 @@ def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
     named = Workbench(bench.folder, bench.metric, bench.seed, bench.inputs, bench.outputs, variant=request.recipe.slug)
     folder = named.variant_folder
     folder.mkdir(parents=True, exist_ok=True)
+    data, data_key = _data(bench, request.unlabelled)
     context = Context(
-        data=_data(bench, request.unlabelled),
+        data=data,
         settings=request.settings,
         teacher=original if request.settings.distill_weight > 0 else None,
         profile=request.profile,
-        folder=folder,
         report=report_progress,
     )
     model, int8, reports = original, None, []
-    for step in request.recipe.steps:
-        report, made = _run_step(step, model, context, preview=request.preview)
-        reports.append(report)
-        model, int8 = made.model, made.int8
+    diary = (
+        None if request.preview or request.unfinished is None else Diary(request.unfinished, _key(request, data_key))
+    )
+    for number, step in enumerate(request.recipe.steps):
+        own = None if diary is None else diary.folder(number, step.technique)
+        done = None if own is None else Done.load(own, trust_code=request.trust_code)
+        if done is None:
+            report, made = _run_step(step, model, replace(context, folder=own), preview=request.preview)
+            done = Done(made.model, made.int8, report)
+            if own is not None:
+                # What goes on is what would be read again, so that a run that was interrupted ends like any other.
+                done = done.save(own, trust_code=request.trust_code)
+        reports.append(done.report)
+        model, int8 = done.model, done.int8
     from edgecomp.convert import to_tflite
 
     write_atomic(named.float_model, to_tflite(from_tf_keras(model), where="The compressed model"))
     keras_path = folder / "model.h5"
-    _save_keras(model, keras_path)
+    save_keras(model, keras_path)
     int8_path = None
     if int8 is not None:
         int8_path = folder / "int8.tflite"
@@ -149,15 +137,19 @@ def _run_step(step: Any, model: Any, context: Context, *, preview: bool) -> tupl
         validation_losses=() if history is None else history.validation_losses,
         train_seconds=None if history is None else history.seconds,
         seconds=round(time.monotonic() - started, 2),
+        resumed_epochs=0 if history is None else history.resumed_at,
     ), made
 
 
 @functools.lru_cache(maxsize=1)
-def _data(bench: Workbench, unlabelled: DataOptions | None) -> TrainingData:
+def _data(bench: Workbench, unlabelled: DataOptions | None) -> tuple[TrainingData, str]:
+    """The samples, and a digest of them."""
     from edgecomp.training.samples import training_data
 
     bound = Dataset.open(bench.data).bind(bench.inputs, bench.outputs)
-    return training_data(bound, None if unlabelled is None else _unlabelled(bench, unlabelled))
+    extra = None if unlabelled is None else _unlabelled(bench, unlabelled)
+    key = bound.dataset.sha256 + ("" if extra is None else extra.dataset.sha256)
+    return training_data(bound, extra), key
 
 
 def _unlabelled(bench: Workbench, options: DataOptions) -> BoundDataset:
@@ -167,12 +159,14 @@ def _unlabelled(bench: Workbench, options: DataOptions) -> BoundDataset:
     return Dataset.open(folder).bind(bench.inputs, bench.outputs)
 
 
-def _save_keras(model: Any, path: Path) -> None:
-    import warnings
-
-    with warnings.catch_warnings():
-        # tf_keras advises its other format, which Keras 3 cannot open.
-        warnings.simplefilter("ignore")
-        partial = path.with_suffix(".partial.h5")
-        model.save(partial, include_optimizer=False)
-    partial.rename(path)
+def _key(request: VariantRequest, data_key: str) -> str:
+    """Digest of all that the result depends on: what another run has left must not be taken up."""
+    parts = [
+        sha256_of_path(request.source),
+        data_key,
+        request.recipe.slug,
+        asdict(request.settings),
+        None if request.profile is None else request.profile.text,
+        [version(name) for name in ("edgecomp", "tensorflow", "tf-keras", "numpy")],
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

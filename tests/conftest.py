@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -18,6 +19,12 @@ def missing(what: str) -> None:
     if REQUIRED:
         pytest.fail(f"EDGECOMP_REQUIRE_DEVICES=1, but {what}")
     pytest.skip(what)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, which is closed: left to the garbage collector it warns in some later test."""
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 @pytest.fixture(scope="session")

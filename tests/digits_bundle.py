@@ -13,13 +13,14 @@ from edgecomp.bundle.manifest import Golden, Manifest, Preprocessing, TensorEntr
 from edgecomp.bundle.writer import file_entries, runner_script, write_bundle
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, load
+from tests.conftest import read_npz
 
 MODELS = Path(__file__).parent / "models"
 
 
 def digit_images() -> np.ndarray:
     """32 real test images of shape (32, 8, 8, 1), as the models take them."""
-    return np.load(MODELS / "digits_samples.npz")["x"].astype(np.float32) / 16
+    return read_npz(MODELS / "digits_samples.npz")["x"].astype(np.float32) / 16
 
 
 def golden_arrays(model: bytes, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,24 +6,24 @@ import numpy as np
 
 from edgecomp.pack.tflm_lut import find_weights
 from edgecomp.tflite_edit import pack_model, unpack_model
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 
 
 def resnet8(folder):
     """MLPerf Tiny's INT8 file, converted by TensorFlow: 77,360 weights, one scale for the last layer."""
-    images = np.load(folder / "resnet8-cifar10" / "cifar10_lossless_4k_1k.npz")["x_test"]
+    images = read_npz(folder / "resnet8-cifar10" / "cifar10_lossless_4k_1k.npz")["x_test"]
     return (folder / "resnet8-cifar10" / "pretrainedResnet_quant.tflite").read_bytes(), images.astype(np.float32)
 
 
 def kws(folder):
     """MLPerf Tiny's DS-CNN (depthwise), fed every fourth band of spoken digits: not its task, but real sounds."""
-    sounds = np.load(folder / "fsdd" / "fsdd_logmel.npz")["x_test"][:, :, ::4]
+    sounds = read_npz(folder / "fsdd" / "fsdd_logmel.npz")["x_test"][:, :, ::4]
     return (folder / "dscnn-kws" / "kws_ref_model.tflite").read_bytes(), sounds.astype(np.float32)
 
 
 def digits():
     """The small model that belongs to the repository."""
-    images = np.load(ROOT / "calibration_data" / "digits" / "digits.npz")["x_calib"]
+    images = read_npz(ROOT / "calibration_data" / "digits" / "digits.npz")["x_calib"]
     return (ROOT / "tests" / "models" / "digits_int8.tflite").read_bytes(), images.astype(np.float32) / 16
 
 

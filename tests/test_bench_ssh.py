@@ -13,7 +13,7 @@ import pytest
 from edgecomp.bench import bench_bundle
 from edgecomp.errors import BenchmarkError, TransportError
 from edgecomp.transports import connect
-from tests.conftest import missing
+from tests.conftest import missing, read_npz
 from tests.digits_bundle import MODELS, digit_images, golden_arrays, write_digits_bundle
 from tests.sshd import LOCALHOST, CuttingProxy, missing_tools, running_sshd, wait_until
 
@@ -96,7 +96,7 @@ class TestRuntimes:
         """100 real images: the older runtime's int8 kernels are others, so 3 or 4 images are beyond 32 LSB."""
         folder = data_folder / "resnet8-cifar10"
         model = (folder / "pretrainedResnet_quant.tflite").read_bytes()
-        images = np.load(folder / "cifar10_lossless_4k_1k.npz")["x_test"][:100].astype(np.float32)
+        images = read_npz(folder / "cifar10_lossless_4k_1k.npz")["x_test"][:100].astype(np.float32)
         made = write_digits_bundle(tmp_path, model=model, arrays=golden_arrays(model, images))
         with connect(device.target) as transport:
             measured = bench_bundle(made, transport, **QUICK | {"python": interpreter_of(runtime)})

@@ -19,6 +19,7 @@ from edgecomp.errors import BundleError
 from edgecomp.files import atomic_folder, sha256_of, sha256_of_path, write_atomic
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, load, stored_inputs
+from tests.conftest import read_npz
 
 pytestmark = pytest.mark.data
 
@@ -28,7 +29,7 @@ def content(data_folder, tmp_path_factory):
     """A bundle's manifest and files, made by hand from MLPerf Tiny's ResNet8 and real images."""
     folder = data_folder / "resnet8-cifar10"
     data = (folder / "pretrainedResnet_quant.tflite").read_bytes()
-    images = np.load(folder / "cifar10_lossless_4k_1k.npz")["x_test"][:4]
+    images = read_npz(folder / "cifar10_lossless_4k_1k.npz")["x_test"][:4]
     inputs = {"input_1_int8": images.astype(np.float32)}
     model = load(data, KernelFamily.LITERT_XNNPACK)
     golden = tmp_path_factory.mktemp("golden") / "golden.npz"

@@ -13,7 +13,7 @@ import pytest
 
 import edgecomp
 from edgecomp.cli import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 
 DIGITS = ROOT / "calibration_data" / "digits"
 
@@ -111,7 +111,7 @@ def test_the_schemas_in_docs_are_those_of_the_code():
 @pytest.fixture
 def files(tmp_path):
     """Real files and broken ones, in a folder of their own."""
-    data = dict(np.load(DIGITS / "digits.npz"))
+    data = read_npz(DIGITS / "digits.npz")
     folder = tmp_path / "in"
     folder.mkdir()
 

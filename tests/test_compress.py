@@ -2,6 +2,9 @@
 
 import json
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from edgecomp.errors import UsageError
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, TflmModel, load
 from edgecomp.recipe import make_recipe
-from tests.conftest import ROOT, missing
+from tests.conftest import ROOT, missing, read_npz
 
 DIGITS = ROOT / "calibration_data" / "digits"
 MODEL, DATA = str(DIGITS / "digits_cnn.keras"), str(DIGITS / "digits.npz")
@@ -76,7 +79,7 @@ def graph_data(folder, tensor):
 
 def test_scores_are_those_of_the_interpreter(run):
     folder, _, report = run
-    data = np.load(DATA)
+    data = read_npz(DATA)
     inputs = (data["x_test"].astype(np.float32) / 16).reshape(-1, 8, 8, 1)
     model = load((folder / "model.int8.tflite").read_bytes(), KernelFamily.LITERT_BUILTIN)
     answers = model.run({model.graph.inputs[0].name: inputs})[0].argmax(axis=1)
@@ -89,7 +92,7 @@ def test_the_packed_file_is_smaller_and_equal_in_tflm(run):
     folder, _, _ = run
     if not (folder / "model.packed.tflite").exists():
         missing("tflite-micro is not installed here")
-    inputs = {"x": (np.load(DATA)["x_test"][:40].astype(np.float32) / 16).reshape(-1, 8, 8, 1)}
+    inputs = {"x": (read_npz(DATA)["x_test"][:40].astype(np.float32) / 16).reshape(-1, 8, 8, 1)}
     plain, packed = ((folder / f"model.{name}.tflite").read_bytes() for name in ("int8", "packed"))
     assert len(packed) < 0.8 * len(plain)
     assert np.array_equal(TflmModel(plain).run(inputs)[0], TflmModel(packed).run(inputs)[0])
@@ -136,13 +139,13 @@ def test_a_tflite_file_has_no_layers_to_train(run_cli, tmp_path):
 
 
 def test_without_training_samples(run_cli, tmp_path):
-    data = np.load(DATA)
+    data = read_npz(DATA)
     np.savez(tmp_path / "test_only.npz", x_test=data["x_test"], y_test=data["y_test"])
     done = run_cli("compress", MODEL, "--data", tmp_path / "test_only.npz", "--mean", "0", "--std", "16",
                    "--technique", "cluster", "--out", tmp_path / "out")  # fmt: skip
     assert done.exit_code == 1
     assert "cluster needs training samples and the data has none" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_worker_that_is_killed_for_memory_is_one_sentence(run_cli, tmp_path, monkeypatch):
@@ -155,7 +158,60 @@ def test_a_worker_that_is_killed_for_memory_is_one_sentence(run_cli, tmp_path, m
                    "--loss", "dies:loss", "--out", tmp_path / "out")  # fmt: skip
     assert done.exit_code == 1
     assert "signal SIGKILL, most likely for want of memory" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".unfinished"]  # No result, but no work lost.
+
+
+@pytest.mark.parametrize("when", ["cluster", "qat"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_files(run, tmp_path, when):
+    """kill -9 of the whole command in the first or in the second step; the same command again."""
+    whole, _, _ = run
+    out = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "edgecomp", "compress", MODEL, "--data", DATA, "--mean", "0", "--std", "16",
+        "--technique", "qat", "--technique", "cluster", "--num-clusters", "8", "--epochs", "2", "--device", "stm32l4r5",
+        "--test", "--out", str(out), "--json",
+    ]  # fmt: skip
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wanted = f"*.unfinished/*/*-{when}/*.npz" if when == "cluster" else "*.unfinished/*/*-cluster/step.json"
+    deadline = time.monotonic() + 300
+    while not list(out.glob(wanted)) and killed.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    steps = json.loads(done.stdout)["steps"]
+    assert steps[0]["resumed_epochs"] == (2 if when == "qat" else 1)
+    assert [path.name for path in out.iterdir()] == [whole.name]  # Nothing unfinished is left.
+    for name in ("model.int8.tflite", "model.float32.tflite"):
+        assert (out / whole.name / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_nothing_is_trained_for_a_folder_that_cannot_be_written(run_cli, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run_cli("compress", MODEL, "--data", DATA, "--technique", "cluster", "--out", tmp_path / "file")
+    assert done.exit_code == 1
+    assert "Cannot write to the output folder" in done.stderr
+
+
+def test_the_command_line_has_the_defaults_of_the_settings():
+    import click
+
+    from edgecomp.cli import compress
+    from edgecomp.training.settings import TrainingSettings
+
+    told = {option.name: option.default for option in compress.params if isinstance(option, click.Option)}
+    for name in (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "loss",
+        "distill_weight",
+        "temperature",
+        "feature_loss",
+        "seed",
+    ):
+        assert told[name] == getattr(TrainingSettings(), name), name
 
 
 def test_recipes_are_named_by_all_that_they_are():

@@ -15,6 +15,7 @@ from edgecomp.executors.local import Worker
 from edgecomp.graph import read_graph
 from edgecomp.model import ModelKind
 from edgecomp.tensors import TensorSpec
+from tests.conftest import read_npz
 
 os.environ.update(convert.ENVIRONMENT)
 
@@ -107,24 +108,24 @@ def refusal(path, tmp_path, samples=None, **options):
 
 # Preprocessing as in the README beside each model.
 def mnist(folder):
-    data = np.load(folder / "mnist/mnist.npz")
+    data = read_npz(folder / "mnist/mnist.npz")
     return data["x_test"][..., None].astype(np.float32) / 255, data["y_test"]
 
 
 def fsdd(folder):
-    data = np.load(folder / "fsdd/fsdd_logmel.npz")
+    data = read_npz(folder / "fsdd/fsdd_logmel.npz")
     return (data["x_test"].astype(np.float32) + 8) / 4, data["y_test"]
 
 
 def har(folder):
-    data = np.load(folder / "har-spsw/har_spsw_w64.npz")
+    data = read_npz(folder / "har-spsw/har_spsw_w64.npz")
     mean = np.array([-5.1423, -1.8441, 0.4623, -0.0095, -0.0002, 0.0314], np.float32)
     std = np.array([5.0414, 6.4378, 4.2962, 1.3490, 1.2518, 1.0536], np.float32)
     return (data["x_test"].astype(np.float32) - mean) / std, data["y_test"]
 
 
 def cifar10(folder):
-    data = np.load(folder / "resnet8-cifar10/cifar10_lossless_4k_1k.npz")
+    data = read_npz(folder / "resnet8-cifar10/cifar10_lossless_4k_1k.npz")
     return data["x_test"].astype(np.float32), data["y_test"]
 
 
@@ -197,7 +198,7 @@ class TestRealModels:
     def test_second_method(self, tf, data_folder, tmp_path, source):
         """TensorFlow's own int8; 0.873 on all 1,000 images was measured independently (FLOAT 0.881)."""
         x, y = cifar10(data_folder)
-        train = np.load(data_folder / "resnet8-cifar10/cifar10_lossless_4k_1k.npz")["x_train"][:200]
+        train = read_npz(data_folder / "resnet8-cifar10/cifar10_lossless_4k_1k.npz")["x_train"][:200]
         np.savez(tmp_path / "calibration.npz", input_1=train.astype(np.float32))
         out = tmp_path / "int8.tflite"
         convert.quantize_with_converter(

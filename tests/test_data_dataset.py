@@ -14,7 +14,7 @@ from edgecomp.tensors import TensorSpec
 CLASSES = 4
 
 
-def arrays(train=200, test=40, shape=(3, 2), dtype=np.uint8):
+def read_npz(train=200, test=40, shape=(3, 2), dtype=np.uint8):
     """Every sample holds its own number, so it can be told apart."""
 
     def x(count, start):
@@ -59,7 +59,7 @@ def refused(call, *words, error=DataError):
 
 
 def test_validation_is_carved_from_train_and_calibration_from_the_rest(prepare):
-    bound = bind(prepare(arrays()))
+    bound = bind(prepare(read_npz()))
     train, validation, calibration = (set(numbers(bound, name)) for name in ("train", "validation", "calibration"))
     assert (len(train), len(validation), len(calibration)) == (160, 40, 20)  # a fifth of 200; 20 asked for
     assert train | validation == set(range(200))
@@ -70,25 +70,25 @@ def test_validation_is_carved_from_train_and_calibration_from_the_rest(prepare):
 
 
 def test_carved_splits_are_stratified(prepare):
-    bound = bind(prepare(arrays()))
+    bound = bind(prepare(read_npz()))
     for split, per_class in (("train", 40), ("validation", 10), ("calibration", 5)):
         assert np.bincount(bound.split(split).labels["y"]).tolist() == [per_class] * CLASSES
 
 
 def test_labels_stay_with_their_samples(prepare):
-    bound = bind(prepare(arrays()))
+    bound = bind(prepare(read_npz()))
     for split in ("train", "validation", "calibration", "test"):
         assert (np.array(numbers(bound, split)) % CLASSES).tolist() == bound.split(split).labels["y"].tolist()
 
 
 def test_splits_are_repeatable_by_seed(prepare):
-    first, again, other = (numbers(bind(prepare(arrays(), seed=seed)), "validation") for seed in (5, 5, 6))
+    first, again, other = (numbers(bind(prepare(read_npz(), seed=seed)), "validation") for seed in (5, 5, 6))
     assert first == again
     assert first != other
 
 
 def test_given_splits_are_used_whole(prepare):
-    members = arrays() | {"x_val": np.full((30, 3, 2), 201, np.uint8), "y_val": np.zeros(30, int)}
+    members = read_npz() | {"x_val": np.full((30, 3, 2), 201, np.uint8), "y_val": np.zeros(30, int)}
     bound = bind(prepare(members | {"x_calib": np.full((12, 3, 2), 202, np.uint8)}))
     assert bound.dataset.counts == {"train": 200, "validation": 30, "calibration": 12, "test": 40}
     assert set(numbers(bound, "calibration")) == {202}
@@ -98,20 +98,20 @@ def test_given_splits_are_used_whole(prepare):
 
 
 def test_validation_has_an_upper_limit(prepare):
-    assert prepare(arrays(), max_validation_samples=15).counts["validation"] == 15
-    members = arrays() | {"x_val": np.zeros((30, 3, 2), np.uint8), "y_val": np.arange(30) % CLASSES}
+    assert prepare(read_npz(), max_validation_samples=15).counts["validation"] == 15
+    members = read_npz() | {"x_val": np.zeros((30, 3, 2), np.uint8), "y_val": np.arange(30) % CLASSES}
     dataset = prepare(members, max_validation_samples=12)
     assert dataset.counts["validation"] == 12
     assert any("12 of the 30" in note for note in dataset.notes)
 
 
 def test_given_validation_samples_are_shuffled_so_that_a_head_is_fair(prepare):
-    members = arrays() | {"x_val": np.zeros((400, 3, 2), np.uint8), "y_val": np.repeat(np.arange(4), 100)}
+    members = read_npz() | {"x_val": np.zeros((400, 3, 2), np.uint8), "y_val": np.repeat(np.arange(4), 100)}
     assert set(bind(prepare(members)).split("validation").head(40).labels["y"]) == {0, 1, 2, 3}
 
 
 def test_without_train_validation_is_half_of_test_and_calibration_is_absent(prepare):
-    bound = bind(prepare(arrays(train=0)))
+    bound = bind(prepare(read_npz(train=0)))
     validation, test = set(numbers(bound, "validation")), set(numbers(bound, "test"))
     assert (len(validation), len(test)) == (20, 20)
     assert validation | test == set(range(40))
@@ -122,12 +122,12 @@ def test_without_train_validation_is_half_of_test_and_calibration_is_absent(prep
 
 
 def test_calibration_can_be_given_without_train(prepare):
-    dataset = prepare(arrays(train=0) | {"x_calib": np.zeros((5, 3, 2), np.uint8)})
+    dataset = prepare(read_npz(train=0) | {"x_calib": np.zeros((5, 3, 2), np.uint8)})
     assert dataset.counts == {"validation": 20, "calibration": 5, "test": 20}
 
 
 def test_train_without_labels_leaves_validation_to_test(prepare):
-    members = arrays()
+    members = read_npz()
     del members["y_train"]
     bound = bind(prepare(members))
     assert bound.dataset.counts == {"train": 200, "validation": 20, "calibration": 20, "test": 20}
@@ -136,7 +136,7 @@ def test_train_without_labels_leaves_validation_to_test(prepare):
 
 
 def test_no_labels_at_all_is_announced(prepare):
-    members = {name: array for name, array in arrays().items() if name.startswith("x")}
+    members = {name: array for name, array in read_npz().items() if name.startswith("x")}
     bound = bind(prepare(members))
     assert bound.split("test").labels is None
     assert bound.class_outputs is None
@@ -147,7 +147,7 @@ def test_no_labels_at_all_is_announced(prepare):
 @pytest.mark.parametrize("key", ["subject", "subject_train"])
 def test_groups_stay_together(prepare, key):
     subjects = np.arange(200) // 20
-    bound = bind(prepare(arrays() | {"subject_train": subjects}, group_key=key))
+    bound = bind(prepare(read_npz() | {"subject_train": subjects}, group_key=key))
     train, validation, calibration = (
         set(subjects[numbers(bound, name)].tolist()) for name in ("train", "validation", "calibration")
     )
@@ -160,12 +160,12 @@ def test_groups_stay_together(prepare, key):
 
 def test_groups_by_an_exact_key_of_texts(prepare):
     people = np.array(["ann", "bob", "eve", "joe"])[np.arange(200) // 50]
-    bound = bind(prepare(arrays() | {"person": people}, group_key="person"))
+    bound = bind(prepare(read_npz() | {"person": people}, group_key="person"))
     assert not set(people[numbers(bound, "train")]) & set(people[numbers(bound, "validation")])
 
 
 def test_groups_in_two_splits_are_announced(prepare):
-    members = arrays() | {"subject_train": np.arange(200) // 20, "subject_test": np.full(40, 3)}
+    members = read_npz() | {"subject_train": np.arange(200) // 20, "subject_test": np.full(40, 3)}
     assert any(
         "train and test samples have subject in common (1, such as 3)" in note
         for note in prepare(members, group_key="subject").notes
@@ -173,7 +173,7 @@ def test_groups_in_two_splits_are_announced(prepare):
 
 
 def test_groups_beyond_the_limit_are_left_out_of_both(prepare):
-    members = arrays() | {"subject_train": np.arange(200) // 100}
+    members = read_npz() | {"subject_train": np.arange(200) // 100}
     dataset = prepare(members, group_key="subject", max_validation_samples=30)
     assert (dataset.counts["validation"], dataset.counts["train"]) == (30, 100)
     assert any("70 more samples of them are not used" in note for note in dataset.notes)
@@ -183,7 +183,7 @@ def test_groups_beyond_the_limit_are_left_out_of_both(prepare):
 
 
 def test_batches_are_preprocessed_and_cast(prepare):
-    bound = bind(prepare(arrays(), mean=(10.0, 20.0), std=(2.0, 4.0)))
+    bound = bind(prepare(read_npz(), mean=(10.0, 20.0), std=(2.0, 4.0)))
     batches = list(bound.split("test").batches(16))
     assert [len(batch["x"]) for batch in batches] == [16, 16, 8]
     assert batches[0]["x"].dtype == np.float32
@@ -193,29 +193,29 @@ def test_batches_are_preprocessed_and_cast(prepare):
 
 @pytest.mark.parametrize(("mean", "std", "expected"), [((3.0,), None, 2.0), (None, (2.0,), 2.5), ((1.0,), (2.0,), 2.0)])
 def test_mean_and_std_can_stand_alone(prepare, mean, std, expected):
-    assert bind(prepare(arrays(), mean=mean, std=std)).split("test").read()["x"][5, 0, 0] == expected
+    assert bind(prepare(read_npz(), mean=mean, std=std)).split("test").read()["x"][5, 0, 0] == expected
 
 
 def test_float16_samples_are_scaled_in_float32(prepare):
-    members = {name: array.astype(np.float16) for name, array in arrays(shape=(1, 1)).items() if name[0] == "x"}
+    members = {name: array.astype(np.float16) for name, array in read_npz(shape=(1, 1)).items() if name[0] == "x"}
     bound = bind(prepare(members, mean=(0.1,), std=(0.3,)), shape=(1, 1, 1))
     assert bound.split("test").read()["x"][7, 0, 0] == (np.float32(7) - np.float32(0.1)) / np.float32(0.3)
 
 
 def test_a_quantized_input_gets_quantized_values(prepare):
-    bound = bind(prepare(arrays(), mean=(10.0,)), dtype="int8", scale=0.5, zero_point=-28)
+    bound = bind(prepare(read_npz(), mean=(10.0,)), dtype="int8", scale=0.5, zero_point=-28)
     assert bound.split("test").read()["x"][3, 0, 0] == -42  # (3 - 10) / 0.5 - 28
     assert next(bound.split("test").real_batches(4))["x"][3, 0, 0] == -7
 
 
 def test_whole_numbers_feed_an_integer_input(prepare):
-    batch = bind(prepare(arrays(dtype=np.int64)), dtype="int32").split("test").read()["x"]
+    batch = bind(prepare(read_npz(dtype=np.int64)), dtype="int32").split("test").read()["x"]
     assert batch.dtype == np.int32
     assert batch[3, 0, 0] == 3
 
 
 def test_take_head_and_read(prepare):
-    split = bind(prepare(arrays())).split("test")
+    split = bind(prepare(read_npz())).split("test")
     assert split.take([5, 1, 5]).read()["x"][:, 0, 0].tolist() == [5, 1, 5]
     assert split.take([5, 1, 5]).labels["y"].tolist() == [1, 1, 1]
     assert split.take([9, 8, 7]).head(2).read()["x"][:, 0, 0].tolist() == [9, 8]
@@ -225,7 +225,7 @@ def test_take_head_and_read(prepare):
 
 
 def test_batches_can_be_changed_by_their_reader(prepare):
-    split = bind(prepare(arrays(dtype=np.float32))).split("test")
+    split = bind(prepare(read_npz(dtype=np.float32))).split("test")
     next(split.batches(4))["x"] += 1
     assert next(split.batches(4))["x"][0, 0, 0] == 0
 
@@ -236,13 +236,13 @@ def test_batches_can_be_changed_by_their_reader(prepare):
     ids=str,
 )
 def test_one_missing_axis_of_size_one_is_added_and_announced(prepare, sample, model):
-    bound = bind(prepare(arrays(shape=sample)), shape=model)
+    bound = bind(prepare(read_npz(shape=sample)), shape=model)
     assert bound.split("test").read()["x"].shape == (40, *model[1:])
     assert [note for note in bound.notes if "axis of size 1 is added" in note], bound.notes
 
 
 def test_none_matches_any_size(prepare):
-    bound = bind(prepare(arrays()), shape=(None, None, 2))
+    bound = bind(prepare(read_npz()), shape=(None, None, 2))
     assert bound.split("test").read()["x"].shape == (40, 3, 2)
     assert not any("axis" in note for note in bound.notes)
 
@@ -260,7 +260,7 @@ def test_none_matches_any_size(prepare):
     ids=["size", "one axis too many", "two missing", "channels first", "image size", "unknown size"],
 )
 def test_any_other_shape_is_refused(prepare, sample, model, hint):
-    dataset = prepare(arrays(shape=sample))
+    dataset = prepare(read_npz(shape=sample))
     refused(lambda: bind(dataset, shape=model), "a sample is", "takes", hint)
 
 
@@ -269,23 +269,23 @@ def test_any_other_shape_is_refused(prepare, sample, model, hint):
     [(np.float32, "int32", "whole numbers"), (np.int16, "int8", "-128 to 127"), (np.uint8, "string", "only numbers")],
 )
 def test_dtype_conflicts(prepare, dtype, target, word):
-    dataset = prepare(arrays(dtype=dtype))
+    dataset = prepare(read_npz(dtype=dtype))
     refused(lambda: bind(dataset, dtype=target), word)
 
 
 def test_values_beyond_the_dtype_of_the_model(prepare):
-    members = arrays(dtype=np.float64)
+    members = read_npz(dtype=np.float64)
     members["x_train"][3] = 1e300
     dataset = prepare(members)
     refused(lambda: bind(dataset), "1e+300", "float32")
 
 
 def test_mean_and_std_need_floats_and_the_right_number_of_channels(prepare):
-    scaled = prepare(arrays(), mean=(1.0,))
+    scaled = prepare(read_npz(), mean=(1.0,))
     refused(lambda: bind(scaled, dtype="int32"), "--mean and --std", "whole numbers")
-    three = prepare(arrays(), mean=(1.0, 2.0, 3.0))
+    three = prepare(read_npz(), mean=(1.0, 2.0, 3.0))
     refused(lambda: bind(three), "--mean has 3 values", "2 channels", error=UsageError)
-    two = prepare(arrays(), std=(1.0, 2.0))
+    two = prepare(read_npz(), std=(1.0, 2.0))
     # The axis that is added is the channel axis.
     refused(lambda: bind(two, shape=(1, 3, 2, 1)), "--std has 2 values", "1 channel", error=UsageError)
 
@@ -315,7 +315,7 @@ def test_several_inputs_and_outputs(prepare):
 
 
 def test_one_array_for_several_inputs_or_outputs(prepare):
-    dataset = prepare(arrays())
+    dataset = prepare(read_npz())
     two = [TensorSpec("a", (1, 3, 2), "float32"), TensorSpec("b", (1, 3, 2), "float32")]
     refused(lambda: dataset.bind(two, two), "one x", "x_test.a")
     refused(lambda: dataset.bind(two[:1], two), "one y", "y_test.a")
@@ -347,7 +347,7 @@ def test_a_name_is_allowed_for_one_input(prepare):
 )
 def test_what_labels_are(prepare, labels, output, kind, shape):
     bound = bind(
-        prepare(arrays() | {"y_test": labels, "y_train": np.resize(labels, (200, *labels.shape[1:]))}), output=output
+        prepare(read_npz() | {"y_test": labels, "y_train": np.resize(labels, (200, *labels.shape[1:]))}), output=output
     )
     found = bound.split("test").labels["y"]
     assert (bound.label_kinds["y"], found.shape) == (kind, shape)
@@ -355,11 +355,11 @@ def test_what_labels_are(prepare, labels, output, kind, shape):
 
 
 def test_labels_that_the_model_does_not_know(prepare):
-    dataset = prepare(arrays())
+    dataset = prepare(read_npz())
     refused(lambda: bind(dataset, output=(1, 3)), "class 3", "3 classes, 0 to 2")
-    dataset = prepare(arrays() | {"y_test": np.arange(40) % 4 + 1})
+    dataset = prepare(read_npz() | {"y_test": np.arange(40) % 4 + 1})
     refused(lambda: bind(dataset), "y of test", "class 4", "subtract 1")
-    dataset = prepare(arrays() | {"y_test": np.arange(40) % 4 - 1})
+    dataset = prepare(read_npz() | {"y_test": np.arange(40) % 4 - 1})
     refused(lambda: bind(dataset), "class -1", "numbered from 0")
 
 
@@ -367,7 +367,7 @@ def test_labels_that_the_model_does_not_know(prepare):
 
 
 def test_binding_in_a_worker_gives_the_same(prepare, tmp_path):
-    bound = bind(prepare(arrays(), mean=(3.0,)))
+    bound = bind(prepare(read_npz(), mean=(3.0,)))
     again = bind(Dataset.open(tmp_path / "run"))
     assert again.notes == bound.notes
     for split in ("train", "validation", "calibration", "test"):

@@ -12,7 +12,7 @@ from edgecomp.data import DataOptions, Dataset, prepare_dataset
 from edgecomp.errors import DataError, EdgecompError, MissingDataError, UsageError
 
 
-def arrays(count=40, classes=4, shape=(3, 2), dtype=np.uint8, seed=0):
+def read_npz(count=40, classes=4, shape=(3, 2), dtype=np.uint8, seed=0):
     """x and y of both parts, every sample different, classes in turn."""
     rng = np.random.default_rng(seed)
     return {
@@ -40,7 +40,7 @@ def stored(dataset, split, role="inputs"):
 
 
 def test_arrays_are_kept_as_they_are(prepare):
-    members = arrays(dtype=np.int16)
+    members = read_npz(dtype=np.int16)
     dataset = prepare(members)
     np.testing.assert_array_equal(stored(dataset, "train"), members["x_train"])
     assert stored(dataset, "train").dtype == np.int16
@@ -49,19 +49,19 @@ def test_arrays_are_kept_as_they_are(prepare):
 
 @pytest.mark.parametrize("dtype", [">f4", "<f2", "<f8", "|u1", ">i2", "|b1"])
 def test_every_dtype_of_numbers_is_kept(prepare, dtype):
-    members = arrays(dtype=dtype)
+    members = read_npz(dtype=dtype)
     np.testing.assert_array_equal(stored(prepare(members), "test"), members["x_test"])
 
 
 def test_fortran_order_is_read_right(prepare):
-    members = arrays()
+    members = read_npz()
     dataset = prepare(members | {"x_train": np.asfortranarray(members["x_train"])})
     np.testing.assert_array_equal(stored(dataset, "train"), members["x_train"])
 
 
 def test_large_arrays_are_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr("edgecomp.data.sources.npz.CHUNK_BYTES", 100)
-    members = arrays(count=1000)
+    members = read_npz(count=1000)
     np.savez_compressed(tmp_path / "data.npz", **members)
     seen = []
     options = DataOptions(str(tmp_path / "data.npz"))
@@ -72,20 +72,20 @@ def test_large_arrays_are_read_in_pieces(tmp_path, monkeypatch):
 
 
 def test_a_second_process_opens_the_same(prepare, tmp_path):
-    dataset = prepare(arrays())
+    dataset = prepare(read_npz())
     assert Dataset.open(tmp_path / "run") == dataset
-    assert dataset.sha256 == prepare(arrays()).sha256
-    assert dataset.sha256 != prepare(arrays(), seed=1).sha256
-    assert dataset.sha256 != prepare(arrays(), mean=(1.0,)).sha256
-    assert dataset.sha256 != prepare(arrays(seed=1)).sha256
+    assert dataset.sha256 == prepare(read_npz()).sha256
+    assert dataset.sha256 != prepare(read_npz(), seed=1).sha256
+    assert dataset.sha256 != prepare(read_npz(), mean=(1.0,)).sha256
+    assert dataset.sha256 != prepare(read_npz(seed=1)).sha256
 
 
 def test_arrays_that_are_not_used_are_named(prepare):
-    assert any("device_train" in note for note in prepare(arrays() | {"device_train": np.zeros(40)}).notes)
+    assert any("device_train" in note for note in prepare(read_npz() | {"device_train": np.zeros(40)}).notes)
 
 
 def test_an_unused_object_array_does_no_harm(prepare):
-    assert prepare(arrays() | {"names": np.array([{}, None], dtype=object)}).counts["test"] == 20
+    assert prepare(read_npz() | {"names": np.array([{}, None], dtype=object)}).counts["test"] == 20
 
 
 def refused(prepare, members, *words, error=DataError, **options):
@@ -98,14 +98,14 @@ def refused(prepare, members, *words, error=DataError, **options):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_inf_name_the_sample(prepare, value):
-    members = arrays(dtype=np.float32)
+    members = read_npz(dtype=np.float32)
     members["x_train"][17, 1, 1] = value
     refused(prepare, members, "x", "train", "sample 17", "NaN" if np.isnan(value) else "inf")
 
 
 def test_nan_in_a_later_piece_has_the_right_number(prepare, monkeypatch):
     monkeypatch.setattr("edgecomp.data.sources.npz.CHUNK_BYTES", 50)
-    members = arrays(dtype=np.float32)
+    members = read_npz(dtype=np.float32)
     members["x_test"][13] = np.nan
     refused(prepare, members, "sample 13")
 
@@ -113,7 +113,7 @@ def test_nan_in_a_later_piece_has_the_right_number(prepare, monkeypatch):
 def test_nan_in_labels(prepare):
     labels = np.full(20, 0.5)
     labels[3] = np.nan
-    refused(prepare, arrays() | {"y_test": labels}, "y", "test", "sample 3", "NaN")
+    refused(prepare, read_npz() | {"y_test": labels}, "y", "test", "sample 3", "NaN")
 
 
 def test_an_object_array_is_never_unpickled(prepare):
@@ -121,12 +121,12 @@ def test_an_object_array_is_never_unpickled(prepare):
         def __reduce__(self):
             return (pytest.fail, ("the array was unpickled",))
 
-    members = arrays() | {"x_train": np.array([Trap()] * 40, dtype=object)}
+    members = read_npz() | {"x_train": np.array([Trap()] * 40, dtype=object)}
     refused(prepare, members, "x_train", "Python objects", "np.stack")
 
 
 def test_an_object_array_of_groups(prepare):
-    members = arrays() | {"who_train": np.array([None] * 40, dtype=object)}
+    members = read_npz() | {"who_train": np.array([None] * 40, dtype=object)}
     refused(prepare, members, "who_train", "Python objects", group_key="who")
 
 
@@ -136,47 +136,47 @@ def test_an_object_array_of_groups(prepare):
     ids=["texts", "class names", "complex"],
 )
 def test_values_that_are_no_numbers(prepare, name, array):
-    refused(prepare, arrays() | {name: array}, "must hold numbers", str(array.dtype))
+    refused(prepare, read_npz() | {name: array}, "must hold numbers", str(array.dtype))
 
 
 def test_different_counts_of_x_and_y(prepare):
-    refused(prepare, arrays() | {"y_train": np.zeros(39, int)}, "x_train has 40", "y_train has 39")
+    refused(prepare, read_npz() | {"y_train": np.zeros(39, int)}, "x_train has 40", "y_train has 39")
 
 
 def test_a_missing_test_split(prepare):
-    members = {name: array for name, array in arrays().items() if "test" not in name}
+    members = {name: array for name, array in read_npz().items() if "test" not in name}
     refused(prepare, members, "no test samples", "x_test", error=MissingDataError)
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_an_empty_split(prepare, split):
     empty = {f"x_{split}": np.zeros((0, 3, 2), np.uint8), f"y_{split}": np.zeros(0, int)}
-    refused(prepare, arrays() | empty, f"the {split} split is empty")
+    refused(prepare, read_npz() | empty, f"the {split} split is empty")
 
 
 def test_labels_without_samples(prepare):
-    refused(prepare, arrays() | {"y_val": np.zeros(3, int)}, "y_val but no x_val")
+    refused(prepare, read_npz() | {"y_val": np.zeros(3, int)}, "y_val but no x_val")
 
 
 def test_a_misspelt_array(prepare):
-    refused(prepare, arrays() | {"x_valid": np.zeros((3, 3, 2))}, "x_valid", "Did you mean 'x_val'?")
+    refused(prepare, read_npz() | {"x_valid": np.zeros((3, 3, 2))}, "x_valid", "Did you mean 'x_val'?")
 
 
 def test_a_single_value(prepare):
-    refused(prepare, arrays() | {"x_test": np.float32(1)}, "x_test is a single value")
+    refused(prepare, read_npz() | {"x_test": np.float32(1)}, "x_test is a single value")
 
 
 def test_samples_without_values(prepare):
-    refused(prepare, arrays() | {"x_test": np.zeros((20, 0, 2), np.uint8)}, "must hold values", "(0, 2)")
+    refused(prepare, read_npz() | {"x_test": np.zeros((20, 0, 2), np.uint8)}, "must hold values", "(0, 2)")
 
 
 def test_splits_that_were_prepared_differently(prepare):
-    refused(prepare, arrays() | {"x_test": np.zeros((20, 3, 2), np.float32)}, "uint8", "float32", "train", "test")
-    refused(prepare, arrays() | {"x_test": np.zeros((20, 4, 2), np.uint8)}, "(3, 2)", "(4, 2)")
+    refused(prepare, read_npz() | {"x_test": np.zeros((20, 3, 2), np.float32)}, "uint8", "float32", "train", "test")
+    refused(prepare, read_npz() | {"x_test": np.zeros((20, 4, 2), np.uint8)}, "(3, 2)", "(4, 2)")
 
 
 def test_named_and_unnamed_arrays_together(prepare):
-    refused(prepare, arrays() | {"x_train.a": np.zeros((40, 1))}, "both x_train and x_train.a")
+    refused(prepare, read_npz() | {"x_train.a": np.zeros((40, 1))}, "both x_train and x_train.a")
 
 
 def test_names_that_differ_between_splits(prepare):
@@ -185,31 +185,31 @@ def test_names_that_differ_between_splits(prepare):
 
 
 def test_an_unknown_group_key(prepare):
-    members = arrays() | {"subject_train": np.arange(40) // 10}
+    members = read_npz() | {"subject_train": np.arange(40) // 10}
     refused(prepare, members, "subjct", "Did you mean 'subject'?", error=UsageError, group_key="subjct")
 
 
 def test_one_group_only(prepare):
-    members = arrays() | {"subject_train": np.full(40, 7)}
+    members = read_npz() | {"subject_train": np.full(40, 7)}
     refused(prepare, members, "one value only, 7", "two groups", group_key="subject")
 
 
 def test_groups_of_the_wrong_length_or_shape(prepare):
-    refused(prepare, arrays() | {"who_train": np.arange(3)}, "who_train has 3", group_key="who")
-    refused(prepare, arrays() | {"who_train": np.zeros((40, 2))}, "one value per sample", group_key="who")
+    refused(prepare, read_npz() | {"who_train": np.arange(3)}, "who_train has 3", group_key="who")
+    refused(prepare, read_npz() | {"who_train": np.zeros((40, 2))}, "one value per sample", group_key="who")
 
 
 def test_groups_of_the_wrong_split(prepare):
-    refused(prepare, arrays() | {"who_test": np.arange(20)}, "no who_train", error=UsageError, group_key="who")
+    refused(prepare, read_npz() | {"who_test": np.arange(20)}, "no who_train", error=UsageError, group_key="who")
 
 
 def test_more_calibration_samples_than_there_are(prepare):
     # 40 training samples, a fifth of them for validation.
-    refused(prepare, arrays(), "50 calibration samples", "only 32 training samples", calibration_samples=50)
+    refused(prepare, read_npz(), "50 calibration samples", "only 32 training samples", calibration_samples=50)
 
 
 def test_one_training_sample(prepare):
-    refused(prepare, arrays(count=1, classes=1), "1 train sample cannot be split")
+    refused(prepare, read_npz(count=1, classes=1), "1 train sample cannot be split")
 
 
 def refused_file(path, tmp_path, *words, error=DataError):
@@ -251,14 +251,14 @@ def test_a_zip_without_arrays(tmp_path):
 
 @pytest.mark.parametrize("kept", [0.2, 0.6, 0.99])
 def test_a_file_that_is_cut_short(tmp_path, kept):
-    np.savez(tmp_path / "whole.npz", **arrays())
+    np.savez(tmp_path / "whole.npz", **read_npz())
     data = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(data[: int(len(data) * kept)])
     refused_file(tmp_path / "a.npz", tmp_path, "cut short or damaged")
 
 
 def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
-    np.savez(tmp_path / "a.npz", **arrays())
+    np.savez(tmp_path / "a.npz", **read_npz())
     data = bytearray((tmp_path / "a.npz").read_bytes())
     data[data.index(b"x_test") + 250] ^= 1
     (tmp_path / "a.npz").write_bytes(data)
@@ -266,7 +266,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
 
 
 def test_a_directory_of_the_archive_that_asks_for_another_zip_version(tmp_path):
-    np.savez(tmp_path / "a.npz", **arrays())
+    np.savez(tmp_path / "a.npz", **read_npz())
     data = bytearray((tmp_path / "a.npz").read_bytes())
     data[data.index(b"PK\x01\x02") + 6] = 64
     (tmp_path / "a.npz").write_bytes(data)
@@ -274,7 +274,7 @@ def test_a_directory_of_the_archive_that_asks_for_another_zip_version(tmp_path):
 
 
 def test_an_array_that_is_shorter_than_its_header_says(tmp_path):
-    np.savez(tmp_path / "whole.npz", **arrays())
+    np.savez(tmp_path / "whole.npz", **read_npz())
     with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name in whole.namelist():
             data = whole.read(name)
@@ -283,7 +283,7 @@ def test_an_array_that_is_shorter_than_its_header_says(tmp_path):
 
 
 def test_an_impossible_shape(tmp_path):
-    np.savez(tmp_path / "whole.npz", **arrays())
+    np.savez(tmp_path / "whole.npz", **read_npz())
     with zipfile.ZipFile(tmp_path / "whole.npz") as whole, zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for name in whole.namelist():
             archive.writestr(name, whole.read(name).replace(b"(20, 3, 2)", b"(20,-3, 2)"))
@@ -293,7 +293,7 @@ def test_an_impossible_shape(tmp_path):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 0.999), value=st.integers(0, 255), compressed=st.booleans())
 def test_a_damaged_byte_is_refused_or_harmless(tmp_path, position, value, compressed):
-    members = arrays(count=20)
+    members = read_npz(count=20)
     (np.savez_compressed if compressed else np.savez)(tmp_path / "a.npz", **members)
     data = bytearray((tmp_path / "a.npz").read_bytes())
     data[int(position * len(data))] = value
@@ -307,7 +307,7 @@ def test_a_damaged_byte_is_refused_or_harmless(tmp_path, position, value, compre
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    np.savez(tmp_path / "a.npz", **arrays())
+    np.savez(tmp_path / "a.npz", **read_npz())
     (tmp_path / "run").write_text("a file is in the way")
     with pytest.raises(DataError, match="cannot be written"):
         prepare_dataset(DataOptions(str(tmp_path / "a.npz")), tmp_path / "run")
@@ -316,7 +316,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_an_unfinished_or_damaged_run_folder(prepare, tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         Dataset.open(tmp_path)
-    prepare(arrays())
+    prepare(read_npz())
     path = tmp_path / "run" / "dataset.json"
     whole = path.read_text()
     for text in (whole[:-20], "[]", '{"schema_version": 1}'):
@@ -329,7 +329,7 @@ def test_an_unfinished_or_damaged_run_folder(prepare, tmp_path):
 
 
 def test_an_array_that_was_exchanged_in_the_run_folder(prepare, tmp_path):
-    prepare(arrays())
+    prepare(read_npz())
     np.save(tmp_path / "run" / "x_test.0.npy", np.zeros((20, 3, 2), np.float32))
     with pytest.raises(DataError, match="not the array that was stored"):
         Dataset.open(tmp_path / "run").array("test", "inputs", "")

@@ -16,7 +16,7 @@ from PIL import Image
 from edgecomp.bundle.verify import verify_bundle
 from edgecomp.report.terminal import print_fit
 from edgecomp.results import FitResult
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 
 EDGECOMP = [sys.executable, "-m", "edgecomp"]
 CIFAR = ("resnet8-cifar10/pretrainedResnet.h5", "resnet8-cifar10/cifar10_lossless_4k_1k.npz")
@@ -87,7 +87,7 @@ class TestDemo:
 
     def test_reported_accuracy_is_that_of_the_shipped_bytes(self, demo):
         folder, body = demo
-        data = np.load(ROOT / "calibration_data" / "digits" / "digits.npz")
+        data = read_npz(ROOT / "calibration_data" / "digits" / "digits.npz")
         model = folder / "bundles" / "digits_cnn-rpi4" / "model.tflite"
         accuracy = chosen_of(body, "rpi4")["accuracy"]
         assert accuracy["split"] == "test"
@@ -129,7 +129,7 @@ class TestDemo:
 
     def test_corrupted_accuracy_is_that_of_images_corrupted_elsewhere(self, demo):
         folder, body = demo
-        data = np.load(ROOT / "calibration_data" / "digits" / "digits.npz")
+        data = read_npz(ROOT / "calibration_data" / "digits" / "digits.npz")
         x, y = data["x_test"], data["y_test"]
         model = folder / "bundles" / "digits_cnn-rpi4" / "model.tflite"
         decoded = np.empty(x.shape)
@@ -205,7 +205,7 @@ class TestResNet8:
         assert chosen["float_operators"] == []
 
     def test_accuracy_equals_that_of_a_plain_interpreter_loop(self, result, data_folder):
-        data = np.load(data_folder / CIFAR[1])
+        data = read_npz(data_folder / CIFAR[1])
         model = result[0] / "bundles" / "pretrainedResnet-rpi4" / "model.tflite"
         assert chosen_of(result[1], "rpi4")["accuracy"]["value"] == pytest.approx(
             score_in_litert(model, data["x_test"], data["y_test"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 from tests.test_fit import chosen_of, fit, run
 
 DIGITS = ROOT / "calibration_data" / "digits"
@@ -24,7 +24,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits():
-    return dict(np.load(DIGITS / "digits.npz"))
+    return read_npz(DIGITS / "digits.npz")
 
 
 def images(digits, **more):
@@ -118,7 +118,7 @@ class TestSources:
         (tmp_path / "stream.py").write_text(
             "import numpy as np\n"
             "print('this must not reach stdout')\n"
-            f"data = np.load({str(DIGITS / 'digits.npz')!r})\n"
+            f"with np.load({str(DIGITS / 'digits.npz')!r}) as stored:\n    data = dict(stored)\n"
             "def batches(split):\n"
             "    if split not in ('train', 'test'):\n"
             "        return None\n"

@@ -10,7 +10,7 @@ from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, load
 from edgecomp.memory import TFLM, plan_memory
 from edgecomp.tflite_schema import BUILTIN_OPERATORS, TENSOR_TYPES
-from tests.conftest import DATA
+from tests.conftest import DATA, read_npz
 
 MODELS = sorted(path.relative_to(DATA).as_posix() for path in DATA.glob("*/*.tflite"))
 RESNET8 = "resnet8-cifar10/pretrainedResnet_quant.tflite"
@@ -98,7 +98,7 @@ class TestDamagedFiles:
 @pytest.mark.data
 def test_kernel_families_agree_on_answers(data_folder):
     data = (data_folder / RESNET8).read_bytes()
-    images = np.load(data_folder / "resnet8-cifar10" / "cifar10_lossless_4k_1k.npz")["x_test"][:50]
+    images = read_npz(data_folder / "resnet8-cifar10" / "cifar10_lossless_4k_1k.npz")["x_test"][:50]
     inputs = {"input_1_int8": images.astype(np.float32)}
     reference = load(data, KernelFamily.LITERT_REFERENCE).run(inputs)[0].astype(int)
     for kernels in (KernelFamily.LITERT_XNNPACK, KernelFamily.LITERT_BUILTIN, KernelFamily.TFLM):

@@ -9,7 +9,7 @@ from edgecomp.errors import GraphError
 from edgecomp.graph import Graph, Operator, Subgraph, Tensor, read_graph
 from edgecomp.inference import TflmModel
 from edgecomp.memory import LITERT, LITERT_BUILTIN, TFLM, estimate_arena, plan_memory, shrink_to_32_bit
-from tests.conftest import DATA, ROOT
+from tests.conftest import DATA, ROOT, read_npz
 
 # ai-edge-quantizer calibrates that way and LiteRT warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Enabling `experimental_preserve_all_tensors`:UserWarning")
@@ -35,7 +35,7 @@ def made(data_folder):
 
     folder = data_folder / "resnet8-cifar10"
     source = _with_signature((folder / "pretrainedResnet.tflite").read_bytes())
-    images = np.load(folder / "cifar10_lossless_4k_1k.npz")["x_train"][:10].astype(np.float32)
+    images = read_npz(folder / "cifar10_lossless_4k_1k.npz")["x_train"][:10].astype(np.float32)
     (name,) = (spec.name for spec in read_graph(source).inputs)
     quantizer = Quantizer(source, [{name: image[np.newaxis]} for image in images])
     return {

@@ -13,7 +13,7 @@ from edgecomp.graph import read_graph
 from edgecomp.inference import TflmModel
 from edgecomp.memory import estimate_arena
 from edgecomp.pack import pack_for_tflm
-from tests.conftest import missing
+from tests.conftest import missing, read_npz
 from tests.pack_models import clustered
 
 pytestmark = [
@@ -28,21 +28,21 @@ SAMPLES = 60
 
 # Preprocessing as in the README beside each model.
 def fsdd(folder, part):
-    return (np.load(folder / "fsdd/fsdd_logmel.npz")[f"x_{part}"][:200].astype(np.float32) + 8) / 4
+    return (read_npz(folder / "fsdd/fsdd_logmel.npz")[f"x_{part}"][:200].astype(np.float32) + 8) / 4
 
 
 def har(folder, part):
     mean = np.array([-5.1423, -1.8441, 0.4623, -0.0095, -0.0002, 0.0314], np.float32)
     std = np.array([5.0414, 6.4378, 4.2962, 1.3490, 1.2518, 1.0536], np.float32)
-    return (np.load(folder / "har-spsw/har_spsw_w64.npz")[f"x_{part}"][:200].astype(np.float32) - mean) / std
+    return (read_npz(folder / "har-spsw/har_spsw_w64.npz")[f"x_{part}"][:200].astype(np.float32) - mean) / std
 
 
 def mnist(folder, part):
-    return np.load(folder / "mnist/mnist.npz")[f"x_{part}"][:200, ..., None].astype(np.float32) / 255
+    return read_npz(folder / "mnist/mnist.npz")[f"x_{part}"][:200, ..., None].astype(np.float32) / 255
 
 
 def cifar10(folder, part):
-    return np.load(folder / "resnet8-cifar10/cifar10_lossless_4k_1k.npz")[f"x_{part}"][:200].astype(np.float32)
+    return read_npz(folder / "resnet8-cifar10/cifar10_lossless_4k_1k.npz")[f"x_{part}"][:200].astype(np.float32)
 
 
 CLUSTERINGS = [(8, False), (16, False), (8, True), (16, True)]

@@ -9,7 +9,7 @@ import pytest
 from edgecomp.convert import ENVIRONMENT, to_int8_tflite, to_tflite
 from edgecomp.errors import CompressionError, MissingDataError, UsageError
 from edgecomp.profile import load_profile
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 
 os.environ.update(ENVIRONMENT)
 tf = pytest.importorskip("tensorflow")
@@ -465,6 +465,6 @@ def test_resnet8_keeps_its_accuracy_at_half_the_weights(data_folder, tmp_path):
     data = training_data(prepare_dataset(given, tmp_path / "data").bind(loaded.inputs, loaded.outputs))
     context = Context(data=data, settings=TrainingSettings(epochs=3, learning_rate=1e-3), teacher=model)
     made = prune.apply(model, options(sparsity=0.5), context)
-    arrays = np.load(folder / "cifar10_lossless_4k_1k.npz")
-    answers = made.model.predict(arrays["x_test"].astype(np.float32), batch_size=250, verbose=0).argmax(1)
-    assert np.mean(answers == arrays["y_test"].ravel()) >= 0.85
+    images = read_npz(folder / "cifar10_lossless_4k_1k.npz")
+    answers = made.model.predict(images["x_test"].astype(np.float32), batch_size=250, verbose=0).argmax(1)
+    assert np.mean(answers == images["y_test"].ravel()) >= 0.85

@@ -8,7 +8,7 @@ from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, dequantize, load
 from edgecomp.profile import Precision
 from edgecomp.quantize import QuantizationOptions, Quantizer, effective_io, rank_by_sensitivity
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 
 # ai-edge-quantizer calibrates that way and LiteRT warns about it.
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Enabling `experimental_preserve_all_tensors`:UserWarning")
@@ -18,7 +18,7 @@ MODELS = ROOT / "tests" / "models"
 
 @pytest.fixture(scope="module")
 def images():
-    return np.load(ROOT / "calibration_data" / "digits" / "digits.npz")["x_calib"][:60].astype(np.float32) / 16
+    return read_npz(ROOT / "calibration_data" / "digits" / "digits.npz")["x_calib"][:60].astype(np.float32) / 16
 
 
 @pytest.fixture(scope="module")

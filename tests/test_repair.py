@@ -18,7 +18,7 @@ from edgecomp.quantize import QuantizationOptions, Quantizer
 from edgecomp.repair import repair as module
 from edgecomp.repair.repair import repair
 from edgecomp.tflite_edit import import_float
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 
 os.environ.update(convert.ENVIRONMENT)
 
@@ -63,7 +63,7 @@ def samples_of(data, x):
 @pytest.fixture(scope="module")
 def digits():
     """The demo's float model, which is 4.8 kB, and 100 calibration samples in the order of the file."""
-    images = np.load(ROOT / "calibration_data" / "digits" / "digits.npz")["x_calib"][:100].astype(np.float32) / 16
+    images = read_npz(ROOT / "calibration_data" / "digits" / "digits.npz")["x_calib"][:100].astype(np.float32) / 16
     data = import_float((ROOT / "tests" / "models" / "digits_float.tflite").read_bytes(), "The demo's model")
     return Quantizer(data, samples_of(data, images.reshape(-1, *read_graph(data).inputs[0].sample_shape)))
 
@@ -71,7 +71,7 @@ def digits():
 @pytest.fixture(scope="module")
 def keywords(data_folder):
     """Log-mel features of spoken digits: 200 train clips in random order, and the 300 test clips with labels."""
-    data = np.load(data_folder / "fsdd" / "fsdd_logmel.npz")
+    data = read_npz(data_folder / "fsdd" / "fsdd_logmel.npz")
     order = np.random.default_rng(0).choice(len(data["x_train"]), 200, replace=False)
     train, test = ((part.astype(np.float32) + 8) / 4 for part in (data["x_train"][order], data["x_test"]))
     return train, test, data["y_test"]
@@ -159,7 +159,7 @@ class TestResNet8:
     def case(data_folder):
         folder = data_folder / "resnet8-cifar10"
         data = import_float((folder / "pretrainedResnet.tflite").read_bytes(), "ResNet8")
-        images = np.load(folder / "cifar10_lossless_4k_1k.npz")
+        images = read_npz(folder / "cifar10_lossless_4k_1k.npz")
         order = np.random.default_rng(0).choice(4000, 200, replace=False)
         train = images["x_train"][order].astype(np.float32)
         return (

@@ -25,7 +25,7 @@ from edgecomp.metrics.corruptions import (
 )
 from edgecomp.metrics.robustness import compare_condition, flips, worst_class
 from edgecomp.tensors import TensorSpec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, read_npz
 from tests.test_fit import chosen_of, fit
 
 BYTES = np.dtype(np.uint8)
@@ -561,8 +561,8 @@ def test_a_fit_without_labels(tmp_path, capsys):
     from edgecomp.report.terminal import print_fit
     from edgecomp.results import FitResult
 
-    digits = np.load(ROOT / "calibration_data" / "digits" / "digits.npz")
-    np.savez(tmp_path / "data.npz", **{name: digits[name] for name in digits.files if name.startswith("x_")})
+    digits = read_npz(ROOT / "calibration_data" / "digits" / "digits.npz")
+    np.savez(tmp_path / "data.npz", **{name: digits[name] for name in digits if name.startswith("x_")})
     model = ROOT / "calibration_data" / "digits" / "digits_cnn.keras"
     code, body = fit(tmp_path, model, "--data", "data.npz", "--mean=0", "--std=16", "--device", "rpi4")
     assert code == 0, body

@@ -16,6 +16,7 @@ says what counts as either). All three functions run in the TensorFlow worker.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +29,7 @@ from edgecomp.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from edgecomp.training.loop import History
+    from edgecomp.training.projection import Projection
     from edgecomp.training.samples import TrainingData
 
 ORDER = ("distill", "low_rank", "structured_prune", "prune", "cluster", "qat")
@@ -62,6 +64,23 @@ class Context:
     profile: DeviceProfile | None = None
     folder: Path | None = None
     report: Progress = silent
+
+    def fine_tune(
+        self, model: Any, technique: str, projections: Mapping[int, Projection] | None = None, *, teacher: Any = None
+    ) -> History:
+        """Train a model in place; see `training.loop.FineTuning.run`.
+
+        Args:
+            model: A tf_keras model.
+            technique: Also names the file that a killed run is taken up from.
+            projections: id of a variable -> what it must look like.
+            teacher: In place of the one of this context.
+        """
+        from edgecomp.training.loop import FineTuning
+
+        checkpoint = None if self.folder is None else self.folder / f"{technique}.npz"
+        chosen = self.teacher if teacher is None else teacher
+        return FineTuning(self.data, self.settings, chosen, checkpoint, self.report).run(model, technique, projections)
 
 
 @dataclass(frozen=True)

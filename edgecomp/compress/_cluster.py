@@ -17,7 +17,6 @@ from edgecomp.errors import CompressionError
 from edgecomp.keras_graph import flatten
 from edgecomp.profile import DeviceProfile
 from edgecomp.training.codebook import Codebook
-from edgecomp.training.loop import FineTuning
 from edgecomp.training.projection import Projection
 from edgecomp.training.task import make_task
 
@@ -46,9 +45,7 @@ def clustered(model: Any, options: Options, context: Context, *, train: bool) ->
     history = None
     if train:
         projections: dict[int, Projection] = {id(kernel.variable): book for kernel, book in books}
-        checkpoint = None if context.folder is None else context.folder / "cluster.npz"
-        tuning = FineTuning(context.data, context.settings, context.teacher, checkpoint, context.report)
-        history = tuning.run(made, "cluster", projections)
+        history = context.fine_tune(made, "cluster", projections)
     return Compressed(
         model=made,
         changes=tuple(

@@ -22,7 +22,6 @@ from edgecomp.executors.local import silent
 from edgecomp.keras_fold import fold_batch_norm
 from edgecomp.keras_graph import LayerCall, free_name, layer_calls, rewrite
 from edgecomp.profile import DeviceProfile
-from edgecomp.training.loop import FineTuning
 
 _layers = tf_keras.layers
 # Layers with a kernel that are left alone, and why.
@@ -42,9 +41,7 @@ def fine_tuned(model: Any, options: Options, context: Context) -> Compressed:
     """See `low_rank.apply`."""
     context.data.require_train("low_rank")
     made = factorized(model, options, context.profile, context)
-    checkpoint = None if context.folder is None else context.folder / "low_rank.npz"
-    tuning = FineTuning(context.data, context.settings, context.teacher, checkpoint, context.report)
-    history = tuning.run(made.model, "low_rank")
+    history = context.fine_tune(made.model, "low_rank")
     return Compressed(made.model, made.changes, made.skipped, history, made.notes)
 
 

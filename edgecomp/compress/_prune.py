@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +27,6 @@ from edgecomp.compress.prune import Options
 from edgecomp.errors import CompressionError, UsageError
 from edgecomp.keras_graph import flatten, layer_calls
 from edgecomp.profile import DeviceProfile
-from edgecomp.training.loop import FineTuning
 from edgecomp.training.projection import Projection
 
 _DEFAULT_SPARSITY = 0.5
@@ -47,7 +45,6 @@ def pruned(model: Any, options: Options, context: Context, *, train: bool) -> Co
     if train:
         context.data.require_train("prune")
     flat = flatten(model)
-    flat.trainable = True  # A kernel that is not trained would not be projected either.
     targets, skipped = _targets(flat, options)
     pattern = parse_pattern(options.pattern)
     before = deflated_bytes(flat)
@@ -56,10 +53,7 @@ def pruned(model: Any, options: Options, context: Context, *, train: bool) -> Co
         held = {id(kernel.variable): item for kernel in kernels(flat) for item in keeping(kernel)}
         masks = {id(target.kernel.variable): GradualMask(target.kernel, target.zeros, pattern) for target in targets}
         projections: dict[int, Projection] = {**held, **masks}
-        tuning = FineTuning(
-            context.data, context.settings, context.teacher, _checkpoint(options, context), context.report
-        )
-        history = tuning.run(flat, "prune", projections)
+        history = context.fine_tune(flat, "prune", projections)
     else:
         for target in targets:
             values = target.kernel.variable.numpy()
@@ -82,13 +76,6 @@ def planned_footprint(model: Any, options: Options, profile: DeviceProfile | Non
         name = target.kernel.layer.name
         facts[name] = replace(facts[name], nonzero=facts[name].weights - target.zeros)
     return _footprint.footprint_of(facts)
-
-
-def _checkpoint(options: Options, context: Context) -> Any:
-    """Of these options alone: what a run is taken up from must have had the same target."""
-    if context.folder is None:
-        return None
-    return context.folder / f"prune-{hashlib.sha256(options.model_dump_json().encode()).hexdigest()[:12]}.npz"
 
 
 def _told(kernel: Kernel, pattern: Pattern | None) -> str:

@@ -23,9 +23,9 @@ from edgecomp.errors import CompressionError, QuantizationError
 from edgecomp.keras_graph import flatten
 from edgecomp.load import from_tf_keras
 from edgecomp.profile import DeviceProfile
-from edgecomp.training.loop import FineTuning, History
+from edgecomp.training.loop import History
 from edgecomp.training.projection import Projection
-from edgecomp.training.samples import epoch_order
+from edgecomp.training.seeds import epoch_order
 from edgecomp.training.settings import TrainingSettings
 
 _CALIBRATION_SAMPLES = 512
@@ -151,9 +151,7 @@ def _gentle(settings: TrainingSettings) -> TrainingSettings:
 
 
 def _train(model: Any, context: Context, projections: dict[int, Projection]) -> History:
-    checkpoint = None if context.folder is None else context.folder / "qat.npz"
-    tuning = FineTuning(context.data, context.settings, context.teacher, checkpoint, context.report)
-    return tuning.run(model, "qat", projections)
+    return context.fine_tune(model, "qat", projections)
 
 
 def _calibration(context: Context) -> Iterator[tuple[Any, ...]]:

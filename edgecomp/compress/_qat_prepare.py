@@ -20,6 +20,7 @@ import tf_keras
 from edgecomp.keras_fold import foldable
 from edgecomp.keras_graph import flatten, free_name, nodes_of, rewrite
 from edgecomp.keras_layers import activation_of
+from edgecomp.keras_separable import halves
 
 _layers = tf_keras.layers
 # Those of Keras 3, as functions of tf_keras: its own hard sigmoid is another one.
@@ -202,16 +203,11 @@ def _average(layer: Any, node: Any) -> list[_Part]:  # noqa: ARG001
 
 
 def _separable(layer: Any, node: Any) -> list[_Part]:  # noqa: ARG001
-    config, (depthwise, *rest) = layer.get_config(), layer.get_weights()
-    own = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier", "data_format")
-    last = {key: config[key] for key in ("filters", "use_bias", "data_format")} | {"kernel_size": (1, 1)}
+    config = layer.get_config()
     function = layer.activation
     is_fused = getattr(function, "__name__", "") in _FUSED
-    return [
-        _Part(_layers.DepthwiseConv2D, {key: config[key] for key in own} | {"use_bias": False}, [depthwise]),
-        _Part(_layers.Conv2D, last | {"activation": config["activation"] if is_fused else "linear"}, rest),
-        *([] if is_fused else _activation(function)),
-    ]
+    first, second = halves(config if is_fused else {**config, "activation": "linear"}, layer.get_weights())
+    return [_Part(*first), _Part(*second), *([] if is_fused else _activation(function))]
 
 
 def _operation(layer: Any, node: Any) -> list[_Part] | None:

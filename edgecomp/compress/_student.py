@@ -21,7 +21,6 @@ from edgecomp.compress.distill import Options
 from edgecomp.errors import CompressionError, UsageError
 from edgecomp.keras_graph import flatten
 from edgecomp.profile import DeviceProfile
-from edgecomp.training.loop import FineTuning
 from edgecomp.training.samples import TrainingData
 
 _SAMPLES, _BATCH = 256, 64
@@ -36,10 +35,8 @@ def taught(model: Any, options: Options, context: Context) -> Compressed:
         )
     made = student(model, options, context.profile, context)
     teacher = model if context.teacher is None else context.teacher
-    checkpoint = None if context.folder is None else context.folder / "distill.npz"
-    tuning = FineTuning(context.data, context.settings, teacher, checkpoint, context.report)
     with _quick_statistics(made.model, context):
-        history = tuning.run(made.model, "distill")
+        history = context.fine_tune(made.model, "distill", teacher=teacher)
     return Compressed(made.model, made.changes, made.skipped, history, made.notes)
 
 

@@ -50,11 +50,11 @@ def kernels(model: Any) -> list[Kernel]:
     layers = tf_keras.layers
     found = []
     for layer in model._flatten_layers(include_self=False, recursive=True):
-        # DepthwiseConv2D is a Conv2D in tf_keras's class tree: it must be asked for first.
+        # Depthwise and transposed convolutions are convolutions in tf_keras's class tree: they must be asked for first.
         if isinstance(layer, layers.DepthwiseConv2D):
             found.append(Kernel(layer, layer.depthwise_kernel, (2, 3)))
-        elif isinstance(layer, layers.Conv2DTranspose):
-            found.append(Kernel(layer, layer.kernel, (2,)))
+        elif isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose | layers.Conv3DTranspose):
+            found.append(Kernel(layer, layer.kernel, (len(layer.kernel.shape) - 2,)))
         elif isinstance(layer, layers.Conv2D | layers.Conv1D | layers.Conv3D | layers.Dense):
             found.append(Kernel(layer, layer.kernel, (len(layer.kernel.shape) - 1,)))
     return found

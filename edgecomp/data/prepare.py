@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,17 +40,9 @@ def prepare_dataset(options: DataOptions, folder: Path, progress: Progress | Non
         DataError: The data is damaged or contradicts itself, or has too few samples.
     """
     source = open_source(options)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _discard(folder)
+    with _whole_or_absent(folder):
         dataset = _prepare(source, options, folder, progress)
         dataset.save()
-    except OSError as error:
-        _discard(folder)
-        raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
-    except BaseException:
-        _discard(folder)
-        raise
     return dataset
 
 
@@ -62,9 +55,7 @@ def prepare_unlabelled(options: DataOptions, folder: Path, progress: Progress | 
         DataError: It is damaged, or the folder cannot be written.
     """
     source = open_source(options)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _discard(folder)
+    with _whole_or_absent(folder):
         read = _store(source, options.source, "train", folder, progress)
         if read is None:
             raise MissingDataError(
@@ -77,13 +68,22 @@ def prepare_unlabelled(options: DataOptions, folder: Path, progress: Progress | 
             folder, options.source, stored, plans, options.mean, options.std, None, list(source.notes), digest
         )
         dataset.save()
+    return dataset
+
+
+@contextlib.contextmanager
+def _whole_or_absent(folder: Path) -> Iterator[None]:
+    """Clear the folder of earlier data; if the block fails nothing of its own stays either. Raises DataError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _discard(folder)
+        yield
     except OSError as error:
         _discard(folder)
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}.") from error
     except BaseException:
         _discard(folder)
         raise
-    return dataset
 
 
 def _discard(folder: Path) -> None:

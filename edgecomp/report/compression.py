@@ -13,7 +13,7 @@ from edgecomp.units import format_bytes
 
 if TYPE_CHECKING:
     from edgecomp.compression import CompressionResult, FileResult
-    from edgecomp.variants import StepReport
+    from edgecomp.diary import StepReport
 
 _SHOWN_LAYERS = 12
 
@@ -73,9 +73,10 @@ def _print_step(console: Console, step: StepReport) -> None:
     )
     if step.epochs is not None and step.train_seconds is not None:
         losses = step.validation_losses
+        resumed = f"; {step.resumed_epochs} of them by an interrupted run" if step.resumed_epochs else ""
         console.print(
             f"  trained {step.epochs} epochs in {step.train_seconds:.0f} s; validation loss {losses[0]:.4g} -> "
-            f"{min(losses):.4g}, best in epoch {step.best_epoch}"
+            f"{min(losses):.4g}, best in epoch {step.best_epoch}{resumed}"
         )
     for change in step.changes[:_SHOWN_LAYERS]:
         console.print(f"  {escape(change.layer)}: {escape(change.change)}")

@@ -19,7 +19,8 @@ from edgecomp.training.checkpoint import Checkpoint, fingerprint
 from edgecomp.training.features import call_flat, feature_models, features_loss
 from edgecomp.training.latent import Latent, step_factor
 from edgecomp.training.projection import Projection
-from edgecomp.training.samples import Samples, TrainingData, augment, epoch_order
+from edgecomp.training.samples import Samples, TrainingData, augment
+from edgecomp.training.seeds import epoch_order, make_deterministic, start_epoch
 from edgecomp.training.settings import TrainingSettings
 from edgecomp.training.task import make_task
 
@@ -83,7 +84,7 @@ class FineTuning:
             TrainingError: The loss is no longer a number, or the teacher does not fit the model.
         """
         samples = self.data.require_train(technique)
-        tf_keras.utils.set_random_seed(self.settings.seed)
+        make_deterministic(self.settings.seed)
         frozen = _freeze_batch_norm(model) if self.settings.freeze_batch_norm else []
         try:
             return Run(self, model, samples, technique, projections or {}).train()
@@ -181,6 +182,7 @@ class Run:
         for item in self.latents:
             if item.projection is not None:
                 item.projection.start_epoch(epoch, settings.epochs, item.value())
+        start_epoch(self.model, settings.seed, epoch)
         order = epoch_order(self.samples.count, settings.seed, epoch)
         total = tf.zeros(())
         done = 0

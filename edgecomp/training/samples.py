@@ -138,11 +138,6 @@ def training_data(bound: BoundDataset, unlabelled: BoundDataset | None = None) -
     return TrainingData(train, Samples(bound.split("validation"), kinds))
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A shuffle that depends on nothing but its arguments, so that a resumed run sees what it would have seen."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
-
-
 def augment(inputs: tuple[Any, ...], names: tuple[str, ...], seed: Any) -> tuple[Any, ...]:
     """Random changes of a batch; inputs without the axes that a change needs pass through.
 

@@ -32,7 +32,7 @@ class TrainingSettings:
 
     epochs: int = 10
     batch_size: int = 64
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     patience: int | None = None
     seed: int = 0
     augment: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ from edgecomp.compress.structured_prune import Options
 from edgecomp.errors import CompressionError
 from edgecomp.keras_graph import flatten
 from edgecomp.profile import DeviceProfile
-from edgecomp.training.loop import FineTuning, History
+from edgecomp.training.loop import History
 from edgecomp.training.projection import Projection
 from edgecomp.training.samples import Samples
 from edgecomp.training.task import make_task
@@ -171,11 +171,8 @@ def _measured_samples(graph: ChannelGraph, runs: int) -> int:
 
 
 def _fine_tuned(smaller: Any, context: Context) -> History:
-    smaller.trainable = True  # A layer that was frozen has lost inputs too.
     held: dict[int, Projection] = {id(kernel.variable): item for kernel in kernels(smaller) for item in keeping(kernel)}
-    checkpoint = None if context.folder is None else context.folder / f"{_NAME}.npz"
-    tuning = FineTuning(context.data, context.settings, context.teacher, checkpoint, context.report)
-    return tuning.run(smaller, _NAME, held)
+    return context.fine_tune(smaller, _NAME, held)
 
 
 def _notes(options: Options, context: Context, gone: float, renewed: int) -> tuple[str, ...]:
