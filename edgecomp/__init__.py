@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from edgecomp.graph import Graph, read_graph
     from edgecomp.pipeline import FitRequest, fit
     from edgecomp.profile import DeviceProfile, Precision, load_profile
+    from edgecomp.refit import RefitRequest, refit
     from edgecomp.results import FitResult
+    from edgecomp.store import Store
     from edgecomp.transports import connect
 
 _HOMES = {
@@ -38,6 +40,8 @@ _HOMES = {
     "Graph": "graph",
     "Measurement": "bench",
     "Precision": "profile",
+    "RefitRequest": "refit",
+    "Store": "store",
     "Target": "candidates",
     "bench_bundle": "bench",
     "connect": "transports",
@@ -45,6 +49,7 @@ _HOMES = {
     "load_profile": "profile",
     "read_bundle": "bundle.reader",
     "read_graph": "graph",
+    "refit": "refit",
     "verify_bundle": "bundle.verify",
 }
 
@@ -59,6 +64,8 @@ __all__ = [
     "Graph",
     "Measurement",
     "Precision",
+    "RefitRequest",
+    "Store",
     "Target",
     "bench_bundle",
     "connect",
@@ -66,6 +73,7 @@ __all__ = [
     "load_profile",
     "read_bundle",
     "read_graph",
+    "refit",
     "verify_bundle",
 ]
 

@@ -7,19 +7,17 @@ labelled so, and no budget of the profile's device is judged by it.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from edgecomp.agent.agent import architecture_of
 from edgecomp.agent.remote import AgentReport, DelegateCoverage, DeviceFacts, GoldenCheck, run_agent
 from edgecomp.bundle.manifest import Manifest
-from edgecomp.bundle.reader import read_bundle
+from edgecomp.bundle.reader import profile_of, read_bundle
 from edgecomp.errors import BenchmarkError, BundleError, UsageError
 from edgecomp.files import sha256_of
 from edgecomp.profile import DeviceProfile
@@ -207,13 +205,10 @@ def read_benchmark_files(bundle: Path) -> BenchmarkFiles:
         BundleError: The bundle is missing, damaged or changed, or lacks one of them.
     """
     opened = read_bundle(bundle)
-    missing = [name for name in ("model.tflite", "golden.npz", "profile.toml") if name not in opened.files]
+    profile = profile_of(opened)
+    missing = [name for name in ("model.tflite", "golden.npz") if name not in opened.files]
     if missing:
         raise BundleError(f"{bundle}: {missing[0]} is missing.")
-    try:
-        profile = DeviceProfile.model_validate(tomllib.loads(opened.files["profile.toml"].decode()))
-    except (ValueError, ValidationError) as error:
-        raise BundleError(f"{bundle}: profile.toml cannot be read: {str(error).splitlines()[0]}.") from error
     return BenchmarkFiles(opened.manifest, opened.files["model.tflite"], opened.files["golden.npz"], profile)
 
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Literal
 
 from edgecomp.bench import Measurement
-from edgecomp.budget import Budget, Values, Violation
+from edgecomp.budget import Budget, Violation
 from edgecomp.errors import EdgecompError, QuantizationError, WorkerError
 from edgecomp.executors.local import Progress, Worker
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily
+from edgecomp.judging import broken_limits, estimates_of
+from edgecomp.judging import values_of as values_of
 from edgecomp.memory import estimate_arena, estimate_linux_memory
 from edgecomp.metrics import Estimate
+from edgecomp.packing import ship_for_tflm, with_file
 from edgecomp.plan import Step, kept_precision
 from edgecomp.profile import DeviceProfile, Precision
 from edgecomp.quantize import Io, QuantizationOptions, effective_io
@@ -63,12 +66,19 @@ class Shop:
 
 @dataclass(frozen=True)
 class Target:
-    """One device: its profile, limits, type of inputs and outputs, and what times a bundle on it (None: nothing)."""
+    """One device: its profile, limits, type of inputs and outputs, and what times a bundle on it (None: nothing).
+
+    Attributes:
+        num_threads: Of the interpreter on it, for the estimate of its latency.
+        prefers_small: Files for TFLM are coded even if they fit without.
+    """
 
     profile: DeviceProfile
     budget: Budget
     io: Io
     measure: Callable[[Path], Measurement] | None = None
+    num_threads: int = 1
+    prefers_small: bool = False
 
 
 def tflm_available() -> bool:
@@ -112,7 +122,7 @@ def _repaired(shop: Shop, target: Target, step: Step) -> CandidateResult:
     )
     before, after = made.trials["plain"][0], made.trials[", ".join(made.steps)][0]
     what = f"{', '.join(made.steps)} (SNR {before:.1f} to {after:.1f} dB on {made.samples} calibration samples)"
-    result = _measure(shop, target, options, made.file)
+    result = measure_file(shop, target, options, made.file)
     repair = Repair(samples=made.samples, trials=trials, ranges=made.ranges, notes=made.notes)
     return result.model_copy(update={"name": step.name, "repair": repair, "reason": f"{what}; {result.reason}"})
 
@@ -129,7 +139,7 @@ def _plain(shop: Shop, target: Target, step: Step) -> CandidateResult:
         if step.precision is not Precision.INT8:
             raise
         made = shop.convert(effective_io(step.precision, target.io))
-    return _measure(shop, target, options, made)
+    return measure_file(shop, target, options, made)
 
 
 def _selective(shop: Shop, target: Target) -> CandidateResult:
@@ -147,7 +157,7 @@ def _selective(shop: Shop, target: Target) -> CandidateResult:
         kept = tuple(layer for layer, _ in ranked[:count])
         options = QuantizationOptions(Precision.SELECTIVE, target.io, kept_operators=kept, kept_precision=kept_as)
         made = shop.quantizing.call(_STAGES + "make_candidate", bench=shop.bench, options=options)
-        result = _measure(shop, target, options, made).model_copy(update={"kept_operators": kept})
+        result = measure_file(shop, target, options, made).model_copy(update={"kept_operators": kept})
         if best is None or len(result.breaks) < len(best.breaks) or _drop(result) < _drop(best):
             best = result
         if result.status == "chosen" or count >= len(ranked):
@@ -161,7 +171,7 @@ def _drop(result: CandidateResult) -> float:
     return drop.value if drop is not None else 0.0
 
 
-def _measure(shop: Shop, target: Target, options: QuantizationOptions, made: MadeFile) -> CandidateResult:
+def measure_file(shop: Shop, target: Target, options: QuantizationOptions, made: MadeFile) -> CandidateResult:
     """Arena and correctness in the target's runtime, score on validation, limits."""
     arena_bytes, arena_mode, ram_bytes, tflm = _memory(shop, target.profile, made)
     kernels = decision_kernels(target.profile)
@@ -182,14 +192,23 @@ def _measure(shop: Shop, target: Target, options: QuantizationOptions, made: Mad
         float_operators=made.float_operators,
     )
     result = with_scores(result, comparison, "validation", kernels, shop.metric_is_ratio)
-    return _judge(shop, target, made, result, comparison)
+    shipped = ship_for_tflm(shop, target, made, coded=target.prefers_small)
+    return _judge(shop, target, shipped, with_file(result, shipped), comparison)
 
 
 def _judge(
     shop: Shop, target: Target, made: MadeFile, result: CandidateResult, comparison: Comparison
 ) -> CandidateResult:
-    drop, float_score = _decisive_drop(comparison, shop.confident)
-    broken = target.budget.violations(Values(drop, float_score, made.model_bytes, result.ram_bytes or 0))
+    latency, energy, why_not = estimates_of(read_graph(made.path.read_bytes()), target.profile, target.num_threads)
+    result = result.model_copy(update={"estimated_latency_ms": latency, "energy_mj": energy})
+    broken = broken_limits(
+        result,
+        target.budget,
+        None if comparison.float_score is None else comparison.float_score.value,
+        confident=shop.confident,
+        is_timed=target.measure is not None,
+        why_no_latency=why_not,
+    )
     return judged(result, broken)
 
 
@@ -201,20 +220,6 @@ def judged(result: CandidateResult, broken: list[Violation]) -> CandidateResult:
     )
     reason = "; ".join(item.text for item in breaks) if breaks else "meets every limit"
     return result.model_copy(update={"breaks": breaks, "reason": reason, "status": "rejected" if breaks else "chosen"})
-
-
-def _decisive_drop(comparison: Comparison, confident: bool) -> tuple[float, float]:
-    """What the accuracy limit is held against, and the float score that a relative limit refers to.
-
-    Without labels the share of changed answers stands in for the drop: accuracy cannot fall by more than that.
-    """
-    if comparison.drop is not None and comparison.float_score is not None:
-        drop = comparison.drop.high if confident else comparison.drop.value
-        return drop, comparison.float_score.value
-    if comparison.agreement is not None:
-        return 1 - (comparison.agreement.low if confident else comparison.agreement.value), 1.0
-    # Neither labels nor classes: the noise-to-signal ratio of the outputs, 1 % being 20 dB.
-    return float(10 ** (-comparison.output_snr_db / 10)), 1.0
 
 
 def evaluate(shop: Shop, model: Path, kernels: KernelFamily, split: Split) -> Comparison:

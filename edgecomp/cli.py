@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from edgecomp.cli_fit import explain, fit, plan, refit
 from edgecomp.cli_options import (
-    DROP,
     SIZE,
     TIME,
     data_options,
@@ -19,6 +19,7 @@ from edgecomp.cli_options import (
     model_options,
     training_options,
 )
+from edgecomp.cli_runs import runs
 from edgecomp.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -30,9 +31,8 @@ from edgecomp.errors import (
 )
 
 if TYPE_CHECKING:
-    from edgecomp.results import FitResult
+    pass
 
-PRECISIONS = ("FLOAT32", "FLOAT16", "DYNAMIC_RANGE", "INT8", "INT16X8", "INT4_WEIGHTS", "SELECTIVE")
 KINDS = ("linux", "android", "ios", "mcu")
 RUNTIMES = ("litert", "tflm", "edgetpu", "ethos-u")
 KERNELS = ("xnnpack", "builtin", "reference", "cmsis-nn", "helium-cmsis-nn", "esp-nn", "vendor")
@@ -84,54 +84,6 @@ def main() -> None:
     Exit codes: 0 done; 1 failed; 2 wrong usage; 3 finished, but nothing meets the limits; 4 a measurement was taken
     but cannot be trusted.
     """
-
-
-@main.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
-@click.option("--data", help="An .npz file, a folder of images, or module:function. Default: the embedded demo data.")
-@click.option("--device", "devices", multiple=True, required=True, help="Name or .toml of a profile; repeatable.")
-@click.option("--host", "hosts", multiple=True, help="[DEVICE=][user@]host[:port] to time the bundle on; repeatable.")
-@data_options
-@click.option("--max-accuracy-drop", type=DROP, help='Below the float model: "1pp" or "2%". Default: the profile\'s.')
-@click.option("--confident", is_flag=True, help="Let the bound of the 95 % interval decide, not the point estimate.")
-@click.option("--max-model-size", type=SIZE, help='Limit for the model file in flash: "96KiB".')
-@click.option("--max-ram", type=SIZE, help='Limit for tensors in RAM: "64KiB".')
-@click.option("--max-latency", type=TIME, help='Limit for the median on the device: "20ms". Needs --host.')
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Try only these.")
-@click.option("--io", type=click.Choice(("float32", "int8", "uint8")), help="Type of inputs and outputs.")
-@click.option("--out", default="bundles", show_default=True, type=click.Path(path_type=Path), help="For the bundles.")
-@model_options
-@click.option("--python", default="python3", show_default=True, help="Interpreter on the host, for --host.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="On the host, for --host.")
-@json_option
-def fit(as_json: bool, **options: Any) -> int:
-    """Make a bundle for each device from MODEL (.keras, .h5, SavedModel, .tflite).
-
-    Without MODEL the embedded demo is fitted: a small CNN on the UCI handwritten digits.
-    """
-    from edgecomp.report.progress import progress_on_stderr
-    from edgecomp.report.terminal import print_fit
-    from edgecomp.request import run_fit
-
-    with progress_on_stderr() as progress:
-        result = run_fit(options, progress)
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
-    else:
-        print_fit(result)
-    return _exit_code(result)
-
-
-def _exit_code(result: FitResult) -> int:
-    if any(device.status == "failed" or device.error is not None for device in result.devices):
-        return EXIT_FAILED
-    if result.status != "fits":
-        return EXIT_NO_FIT
-    timed = [item.latency_ms for device in result.devices for item in device.candidates if item.status == "chosen"]
-    limited = any(device.limits["max_latency_ms"] is not None for device in result.devices)
-    wrong = any(latency is not None and not latency.golden_ok for latency in timed)
-    unjudged = limited and any(latency is not None and not latency.is_trusted for latency in timed)
-    return EXIT_UNTRUSTED if wrong or unjudged else EXIT_OK
 
 
 @main.command()
@@ -355,3 +307,7 @@ def bundle_show(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(opened.manifest.to_json(), indent=2))
     else:
         print_bundle(opened)
+
+
+for command in (fit, plan, explain, refit, runs):
+    main.add_command(command)

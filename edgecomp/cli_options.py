@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edgecomp.errors import UsageError
+from edgecomp.objective import Objective
 from edgecomp.training.settings import TrainingSettings
-from edgecomp.units import Drop, parse_bytes, parse_drop, parse_ms
+from edgecomp.units import Drop, parse_bytes, parse_drop, parse_mj, parse_ms, parse_seconds, parse_share
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,7 +38,10 @@ class Quantity(click.ParamType, Generic[T]):
 
 SIZE = Quantity[int]("size", parse_bytes)
 TIME = Quantity[float]("time", parse_ms)
+DURATION = Quantity[float]("duration", parse_seconds)
 DROP = Quantity[Drop]("drop", parse_drop)
+ENERGY = Quantity[float]("energy", parse_mj)
+SHARE = Quantity[float]("share", parse_share)
 
 
 def _channels(text: str) -> tuple[float, ...]:
@@ -50,7 +56,7 @@ CHANNELS = Quantity[tuple[float, ...]]("number[,number...]", _channels)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 
 
-def _together(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+def together(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
     """Several options as one decorator, in this order in the help."""
 
     def decorate(command: Command) -> Command:
@@ -61,7 +67,7 @@ def _together(options: Sequence[Callable[[Command], Command]]) -> Callable[[Comm
     return decorate
 
 
-data_options = _together(
+data_options = together(
     [
         click.option("--mean", type=CHANNELS, help="Preprocessing (x - mean) / std: one number, or one per channel."),
         click.option("--std", type=CHANNELS, help="See --mean."),
@@ -76,7 +82,7 @@ data_options = _together(
         click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of every draw and shuffle."),
     ]
 )
-model_options = _together(
+model_options = together(
     [
         click.option(
             "--trust-model-code", is_flag=True, help="Run Python code that the model file holds (Lambda layers)."
@@ -88,8 +94,50 @@ model_options = _together(
         ),
     ]
 )
+limit_options = together(
+    [
+        click.option(
+            "--max-accuracy-drop",
+            type=DROP,
+            help='Below the float model: "1pp" or "2%". Default: the profile\'s, unless --min-accuracy is given.',
+        ),
+        click.option(
+            "--min-accuracy", type=float, help="Least score of the metric: 0.85. For an error (mse, mae) the largest."
+        ),
+        click.option("--max-flips", type=SHARE, help='Answers that may differ from the float model\'s: "2%" or 0.02.'),
+        click.option(
+            "--confident", is_flag=True, help="Let the bound of the 95 % interval decide, not the point estimate."
+        ),
+        click.option("--max-model-size", type=SIZE, help='Limit for the model file in flash: "96KiB".'),
+        click.option("--max-ram", type=SIZE, help='Limit for tensors in RAM: "64KiB".'),
+        click.option(
+            "--max-latency", type=TIME, help='Limit for one inference: "20ms". Measured with --host, else estimated.'
+        ),
+        click.option(
+            "--max-energy", type=ENERGY, help='Limit for one inference: "5mJ". Power of the profile times latency.'
+        ),
+        click.option(
+            "--minimize",
+            type=click.Choice([item.replace("_", "-") for item in Objective]),
+            callback=lambda _context, _parameter, value: value and Objective(value.replace("-", "_")),
+            help="Of those that meet every limit: the one with the least of it. Default: latency.",
+        ),
+    ]
+)
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="Options in TOML. Default: edgecomp.toml next to MODEL."
+)
+
+
+def typed_names() -> frozenset[str]:
+    """Parameters of the running command that the user gave, as opposed to defaults."""
+    context = click.get_current_context()
+    given = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.PROMPT)
+    return frozenset(name for name in context.params if context.get_parameter_source(name) in given)
+
+
 _SET = TrainingSettings()
-training_options = _together(
+training_options = together(
     [
         click.option("--epochs", default=_SET.epochs, show_default=True, type=int, help="Of every technique."),
         click.option("--batch-size", default=_SET.batch_size, show_default=True, type=int, help="Samples a step."),
@@ -127,5 +175,19 @@ training_options = _together(
             help="How.",
         ),
         click.option("--freeze-batch-norm", is_flag=True, help="Keep the statistics of batch normalization."),
+    ]
+)
+search_options = together(
+    [
+        click.option(
+            "--effort",
+            default="quick",
+            show_default=True,
+            type=click.Choice(("quick", "standard", "thorough")),
+            help="quick: nothing is trained. standard: a few compressed models are. thorough: many more.",
+        ),
+        click.option("--time-limit", type=DURATION, help='No training is begun that would end after it: "25m", "2h".'),
+        click.option("--unlabelled", help="More inputs to train with, as --data; the float model answers for them."),
+        click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Trainings at a time."),
     ]
 )

@@ -195,7 +195,7 @@ def _compress(request: CompressionRequest, report: Progress, unfinished: Path, s
                 profile=request.profile,
                 preview=request.preview,
                 unlabelled=request.unlabelled,
-                unfinished=unfinished.resolve(),
+                steps=unfinished.resolve(),
             ),
             progress=report,
         )

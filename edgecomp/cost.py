@@ -19,9 +19,15 @@ from dataclasses import dataclass
 from typing import cast
 
 from edgecomp.cost_families import Core, CostFamily, Dtype, Kind, family_names, load_family
-from edgecomp.cost_work import MAC_KINDS, OperatorWork, operator_work, rounded_up
+from edgecomp.cost_work import MAC_KINDS, Decoder, OperatorWork, operator_work, rounded_up
 from edgecomp.graph import Graph
 from edgecomp.profile import DeviceProfile
+
+# Cycles of an in-order 32-bit core for one value that TFLM's DECODE unpacks, counted in the loops of tflite-micro's
+# kernels/decode_state_*.cc; docs/cost-model.md says how. Nobody has published a measurement.
+_DECODE_CYCLES: dict[Decoder, float] = {"LUT": 6, "LUT by bits": 25, "HUFFMAN": 45, "PRUNE": 14}
+_DECODE_SD = 0.5  # A factor of 2.3 either way.
+_DECODE_NOTE = "DECODE: counted from TFLM's source, not fitted."
 
 # Counted like a convolution or a matrix product, but in none of the models of the published rows.
 _NOT_IN_ROWS = frozenset({"TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL"})
@@ -165,6 +171,11 @@ def _operator_cost(item: OperatorWork, family: CostFamily, core: Core) -> tuple[
         return _NOTHING, None
     if item.kind == "unknown":
         return None, "the work of an operator is not known"
+    if item.kind == "decode":
+        if family.folds_constants:
+            return None, "only TensorFlow Lite Micro decodes packed weights"
+        cycles = sum(values * _DECODE_CYCLES[decoder] for decoder, values in item.decoded)
+        return _Cost(cycles, family.overhead_cycles, item.bytes, _DECODE_SD, _DECODE_NOTE), None
     if item.kind not in MAC_KINDS:
         # Next to nothing in every model but in their number; where the dtype has no constants, any will do.
         rate = core.cycles_per_mac.get(cast(Dtype, item.dtype), max(core.cycles_per_mac.values()))

@@ -8,11 +8,18 @@ from typing import Literal
 
 from edgecomp.graph import Graph, Operator, Subgraph, Tensor, operator_macs
 
-WorkKind = Literal["pointwise", "convolution", "depthwise", "dense", "elementwise", "constant", "free", "unknown"]
+WorkKind = Literal[
+    "pointwise", "convolution", "depthwise", "dense", "elementwise", "decode", "constant", "free", "unknown"
+]
+Decoder = Literal["LUT", "LUT by bits", "HUFFMAN", "PRUNE"]
+"""Loops of TFLM's DECODE; "LUT by bits" is the one for tables that the fast loop does not take."""
 
 MAC_KINDS = frozenset({"pointwise", "convolution", "depthwise", "dense"})
 # They move no data.
 _FREE = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"})
+# By the first byte of the header (tflite-micro, kernels/decode_state.h).
+_DECODERS: tuple[Decoder, ...] = ("LUT", "HUFFMAN", "PRUNE")
+_FAST_LUT_BITS = (2, 3, 4)
 # Their work cannot be read from the shapes of their tensors, or is done in another subgraph.
 _UNKNOWN = frozenset({
     "LSTM", "RNN", "SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN",
@@ -31,6 +38,7 @@ class OperatorWork:
         channels: The last axis of that.
         elements: Of its largest activation.
         bytes: Weights and activations that it reads and writes.
+        decoded: Of DECODE: how many values each loop unpacks, at every inference.
     """
 
     layer: str
@@ -42,6 +50,7 @@ class OperatorWork:
     channels: int
     elements: int
     bytes: int
+    decoded: tuple[tuple[Decoder, int], ...] = ()
 
 
 def rounded_up(item: OperatorWork, output_multiple: int, reduction_multiple: int) -> tuple[float, float]:
@@ -65,17 +74,36 @@ def _work(subgraph: Subgraph, operator: Operator) -> OperatorWork:
     outputs = [subgraph.tensors[index] for index in operator.outputs if index >= 0]
     activations = [tensor for tensor in inputs if not tensor.is_constant] + outputs
     macs = operator_macs(subgraph, operator)
+    decoded = _decoded(operator, outputs)
     return OperatorWork(
         layer=subgraph.layer(operator),
         code=operator.code,
-        kind=_kind(operator, inputs, outputs, macs),
+        kind="decode" if decoded else _kind(operator, inputs, outputs, macs),
         dtype=_dtype(inputs, outputs),
         macs=macs,
         outputs=outputs[0].elements if outputs else 0,
         channels=outputs[0].shape[-1] if outputs and outputs[0].shape else 1,
         elements=max((tensor.elements for tensor in activations), default=0),
         bytes=sum(tensor.data_bytes if tensor.is_constant else tensor.size_bytes for tensor in [*inputs, *outputs]),
+        decoded=decoded,
     )
+
+
+def _decoded(operator: Operator, outputs: list[Tensor]) -> tuple[tuple[Decoder, int], ...]:
+    """Values by loop; empty for any other operator, and for a DECODE with a code that TFLM itself does not know."""
+    headers = operator.decode_headers
+    if len(headers) != len(outputs) or any(len(header) < 6 or header[0] >= len(_DECODERS) for header in headers):
+        return ()
+    return tuple((_decoder(header, result), result.elements) for header, result in zip(headers, outputs, strict=True))
+
+
+def _decoder(header: bytes, result: Tensor) -> Decoder:
+    code = _DECODERS[header[0]]
+    # As its Setup goes by the scales: channels on the last axis (depthwise convolutions) change with each value.
+    is_last = len(result.scales) > 1 and result.shape[:1] != (len(result.scales),)
+    if code == "LUT" and (is_last or header[5] & 7 not in _FAST_LUT_BITS):
+        return "LUT by bits"
+    return code
 
 
 def _kind(operator: Operator, inputs: list[Tensor], outputs: list[Tensor], macs: int) -> WorkKind:

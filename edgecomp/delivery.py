@@ -8,13 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgecomp.budget import Budget, Violation
+from edgecomp.budget import Budget, Values
 from edgecomp.bundle.firmware import model_header
 from edgecomp.bundle.manifest import Golden, Manifest, PlanStep, Preprocessing, TensorEntry
-from edgecomp.bundle.writer import file_entries, runner_script, write_bundle
+from edgecomp.bundle.writer import UNPACKED_NAME, file_entries, runner_script, write_bundle
 from edgecomp.candidates import Shop, Target, decision_kernels, evaluate, judged, tflm_available, with_scores
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, runtime_version
+from edgecomp.judging import energy_of, values_of
 from edgecomp.profile import DeviceProfile
 from edgecomp.results import CandidateResult, DeviceResult, Latency
 from edgecomp.robustness import measure_robustness
@@ -44,6 +45,7 @@ class Provenance:
     Attributes:
         source: Name, kind and sha256 of the model that was given.
         mean, std: Preprocessing of the data.
+        fit: Options of the fit that a refit repeats.
     """
 
     source: dict[str, str]
@@ -53,6 +55,7 @@ class Provenance:
     class_names: tuple[str, ...] | None
     seed: int
     versions: dict[str, str]
+    fit: dict[str, Any]
 
 
 def versions() -> dict[str, str]:
@@ -69,10 +72,13 @@ def versions() -> dict[str, str]:
 def describe_limits(budget: Budget) -> dict[str, float | str | None]:
     """Limits by name, null where there is none."""
     return {
-        "max_accuracy_drop": str(budget.max_accuracy_drop),
+        "max_accuracy_drop": None if budget.max_accuracy_drop is None else str(budget.max_accuracy_drop),
+        "min_accuracy": budget.min_accuracy,
+        "max_flips": budget.max_flips,
         "max_model_bytes": budget.max_model_bytes,
         "max_ram_bytes": budget.max_ram_bytes,
         "max_latency_ms": budget.max_latency_ms,
+        "max_energy_mj": budget.max_energy_mj,
     }
 
 
@@ -87,9 +93,9 @@ def deliver(
     index = next(i for i, result in enumerate(results) if result.status == "chosen")
     shop.progress(f"{target.profile.name}: test split, once", 0, 0)
     chosen, kernels, notes = _test(shop, target, results[index])
-    robustness, more = measure_robustness(
-        shop, target.profile, candidate_path(shop, chosen), kernels, provenance.class_names
-    )
+    unpacked = unpacked_path(shop, chosen)
+    model = candidate_path(shop, chosen) if kernels is KernelFamily.TFLM else unpacked
+    robustness, more = measure_robustness(shop, target.profile, model, kernels, provenance.class_names, unpacked)
     chosen = chosen.model_copy(update={"robustness": robustness})
     notes += more
     results = [*results[:index], chosen, *results[index + 1 :]]
@@ -120,23 +126,27 @@ def write_candidate(
     profile = target.profile
     kernels = KernelFamily.TFLM if profile.runs_tflm and tflm_available() else decision_kernels(profile)
     files, golden = _files(shop, profile, candidate_path(shop, candidate), kernels)
-    graph = read_graph(files["model.tflite"])
+    graph, unpacked = read_graph(files["model.tflite"]), unpacked_path(shop, candidate).read_bytes()
+    if candidate.packing is not None:
+        files[UNPACKED_NAME] = unpacked
     if profile.runs_tflm:
         # The recording allocator counts a little less than the smallest arena that works: room for it, in whole KiB.
         arena_bytes = ((candidate.arena_bytes or 0) + _ARENA_ROOM_BYTES + 1023) // 1024 * 1024
         title = f"{provenance.source['name']} as {candidate.name} for {profile.name}"
         files["model_data.h"] = model_header(files["model.tflite"], graph, arena_bytes=arena_bytes, title=title)
+    names = read_graph(unpacked)  # A packed file has no names.
     manifest = Manifest(
         device=profile.name,
         chosen=candidate.name,
         source=provenance.source | {"data_sha256": provenance.data_sha256},
         files=file_entries(files),
-        inputs=tuple(TensorEntry.of(spec) for spec in graph.inputs),
-        outputs=tuple(TensorEntry.of(spec) for spec in graph.outputs),
+        inputs=tuple(TensorEntry.of(spec) for spec in names.inputs),
+        outputs=tuple(TensorEntry.of(spec) for spec in names.outputs),
         preprocessing=Preprocessing(mean=provenance.mean, std=provenance.std),
         class_names=provenance.class_names,
-        metrics=candidate.model_dump(mode="json", exclude={"status", "reason", "seconds", "latency_ms"}),
+        metrics=candidate.model_dump(mode="json", exclude={"status", "reason", "seconds", "latency_ms", "energy_mj"}),
         limits=describe_limits(target.budget),
+        fit=provenance.fit,
         golden=golden,
         plan=tuple(PlanStep(name=item.name, status=item.status, reason=item.reason) for item in results),
         seed=provenance.seed,
@@ -151,8 +161,21 @@ def candidate_path(shop: Shop, candidate: CandidateResult) -> Path:
     return shop.bench.folder / f"{candidate.sha256}.tflite"
 
 
+def unpacked_path(shop: Shop, candidate: CandidateResult) -> Path:
+    """Where the file is that LiteRT runs: the candidate's own, or what a packed one was made from."""
+    digest = candidate.sha256 if candidate.packing is None else candidate.packing.unpacked_sha256
+    return shop.bench.folder / f"{digest}.tflite"
+
+
+def candidate_files(shop: Shop, candidate: CandidateResult) -> list[Path]:
+    """The files that a candidate cannot do without; none if it could not be made."""
+    if candidate.sha256 is None:
+        return []
+    return list(dict.fromkeys((candidate_path(shop, candidate), unpacked_path(shop, candidate))))
+
+
 def time_candidate(shop: Shop, target: Target, candidate: CandidateResult, provenance: Provenance) -> CandidateResult:
-    """Time a candidate that meets every other limit on the target's host, and hold it against the latency limit.
+    """Time a candidate that meets the other limits on the target's host; hold it against those of latency and energy.
 
     A timing from a machine that is not the profile's device, or with wrong outputs, is reported and judges nothing.
 
@@ -176,34 +199,42 @@ def time_candidate(shop: Shop, target: Target, candidate: CandidateResult, prove
         runs=measured.runs,
     )
     candidate = candidate.model_copy(update={"latency_ms": latency})
-    limit_ms = target.budget.max_latency_ms
-    if limit_ms is None or not latency.is_trusted or latency.value <= limit_ms:
+    if not latency.is_trusted:
         return candidate
-    return judged(candidate, [Violation("latency", latency.value, limit_ms, "ms")])
+    energy = energy_of(latency, target.profile)
+    energy_mj = None if energy is None else energy.value
+    values = Values(latency_ms=latency.value, energy_mj=energy_mj, estimated=frozenset({"energy"}))
+    candidate, broken = candidate.model_copy(update={"energy_mj": energy}), target.budget.violations(values)
+    return judged(candidate, broken) if broken else candidate
 
 
 def _test(shop: Shop, target: Target, chosen: CandidateResult) -> tuple[CandidateResult, KernelFamily, list[str]]:
     """The chosen candidate on the test split, in the target's own kernels where that is possible."""
-    model = candidate_path(shop, chosen)
+    model = unpacked_path(shop, chosen)
     kernels, notes = decision_kernels(target.profile), []
+    if chosen.packing_note is not None:
+        notes.append(f"packing {chosen.name} for TFLM: {chosen.packing_note}")
     if target.profile.runs_tflm:
-        seconds = _tflm_seconds(shop, model)
+        seconds = _tflm_seconds(shop, candidate_path(shop, chosen))
         if seconds is None:
             notes.append("tflite-micro is not installed here: test score from LiteRT's kernels, arena estimated")
         elif seconds > _TFLM_TEST_SECONDS:
-            notes.append(f"the test split would take {seconds:.0f} s in tflite-micro: scored with LiteRT's kernels")
+            which = "" if chosen.packing is None else ", which run the unpacked file"
+            notes.append(
+                f"the test split would take {seconds:.0f} s in tflite-micro: scored with LiteRT's kernels{which}"
+            )
         else:
-            kernels = KernelFamily.TFLM
+            kernels, model = KernelFamily.TFLM, candidate_path(shop, chosen)
     comparison = evaluate(shop, model, kernels, "test")
     result = with_scores(chosen, comparison, "test", kernels, shop.metric_is_ratio)
     result = result.model_copy(update={"validation_accuracy": chosen.accuracy})
-    limit = target.budget.max_accuracy_drop
-    if comparison.drop is not None and comparison.float_score is not None:
-        drop = comparison.drop.value / (abs(comparison.float_score.value) or 1.0 if limit.is_relative else 1.0)
-        if drop > limit.amount + 1e-9:
+    float_score = None if comparison.float_score is None else comparison.float_score.value
+    values = values_of(result, float_score, confident=False, higher_is_better=target.budget.higher_is_better)
+    for item in target.budget.violations(values):
+        if not item.is_resource:
             notes.append(
-                f"on the test split the drop is {100 * drop:.2f} {'%' if limit.is_relative else 'pp'}, above the "
-                f"{limit} limit that it met on validation: the choice stands, the number is reported as it is"
+                f"on the test split: {item}; validation met this limit, so the choice stands, and the number is "
+                "reported as it is"
             )
     return result, kernels, notes
 

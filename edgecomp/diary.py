@@ -1,4 +1,4 @@
-"""What a run of a recipe has done so far, step by step, in a folder that outlives it."""
+"""Steps of recipes as they were done, each in a folder that outlives the run: later runs start from there."""
 
 from __future__ import annotations
 
@@ -44,25 +44,6 @@ class StepReport:
     train_seconds: float | None
     seconds: float
     resumed_epochs: int = 0
-
-
-@dataclass(frozen=True)
-class Diary:
-    """The folder of one run; runs that differ in anything have folders of their own.
-
-    Attributes:
-        root: Of all unfinished runs of one result.
-        key: Digest of all that the run depends on.
-    """
-
-    root: Path
-    key: str
-
-    def folder(self, number: int, technique: str) -> Path:
-        """Of one step; made where missing."""
-        path = self.root / self.key / f"{number}-{technique}"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@
     +-- RuntimeRefusedError       1  the target's runtime does not run this file
     +-- WorkerError               1  a worker process raised something unforeseen, or died
     +-- BundleError               1  a bundle cannot be written, or does not verify
+    +-- StoreError                1  the store of runs cannot be used, or does not hold what was asked for
     +-- TransportError            1  a device could not be reached or a command failed
     |   +-- ConnectError          1  refused, no route, timed out
     |   +-- HostKeyError          1  the host key is unknown or has changed
@@ -116,6 +117,10 @@ class WorkerError(EdgecompError):
 
 class BundleError(EdgecompError):
     """A bundle cannot be written, or does not verify."""
+
+
+class StoreError(EdgecompError):
+    """The store of runs cannot be opened, read or written, or does not hold what was asked for."""
 
 
 class TransportError(EdgecompError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from edgecomp.tensors import TensorSpec
 from edgecomp.tflite_schema import BUILTIN_OPERATORS, FILE_IDENTIFIER, TENSOR_TYPES
 
 _MAX_RANK = 8
+_DECODE_HEADER_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One node: its operator, and the indices of its tensors (-1 for an optional input that is absent)."""
+    """One node: its operator, and the indices of its tensors (-1 for an optional input that is absent).
+
+    Attributes:
+        decode_headers: Of TFLM_DECODE: the first bytes of what its decoder is told of each output.
+    """
 
     index: int
     code: str
@@ -76,6 +81,7 @@ class Operator:
     is_custom: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    decode_headers: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,8 @@ def read_graph(data: bytes, where: str = "The model") -> Graph:
     codes = [_operator_code(buffer, code) for code in root.tables(1)]
     sizes = [_buffer_bytes(buffer, item) for item in root.tables(4)]
     subgraphs = [_subgraph(buffer, table, codes, sizes) for table in root.tables(2)]
+    if any(name == "TFLM_DECODE" for name, _, _ in codes):
+        subgraphs = [_with_decode_headers(root, *pair) for pair in zip(root.tables(2), subgraphs, strict=True)]
     if not subgraphs:
         raise buffer.fail("it holds no subgraph")
     signature = next(root.tables(7), None)
@@ -245,6 +253,21 @@ def _subgraph(buffer: Buffer, table: Table, codes: list[tuple[str, int, bool]], 
         name, version, is_custom = codes[code]
         operators.append(Operator(index, name, version, is_custom, indices(item, 1), indices(item, 2)))
     return Subgraph(tensors, tuple(operators), indices(table, 1), indices(table, 2))
+
+
+def _with_decode_headers(root: Table, table: Table, subgraph: Subgraph) -> Subgraph:
+    data, buffers = list(root.tables(4)), [item.scalar(2, "I") for item in table.tables(0)]
+
+    def header(index: int) -> bytes:
+        return bytes(data[buffers[index]].bytes(0)[:_DECODE_HEADER_BYTES]) if index >= 0 and data else b""
+
+    operators = [
+        replace(operator, decode_headers=tuple(header(index) for index in operator.inputs[1::2]))
+        if operator.code == "TFLM_DECODE"
+        else operator
+        for operator in subgraph.operators
+    ]
+    return replace(subgraph, operators=tuple(operators))
 
 
 def _tensor(buffer: Buffer, index: int, table: Table, sizes: list[int]) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from edgecomp.bundle.writer import require_writable
 from edgecomp.convert import ENVIRONMENT
 from edgecomp.data import DataOptions
+from edgecomp.executors.limits import MEMORY_BYTES, worker_bytes
 from edgecomp.executors.local import Progress, Worker
 from edgecomp.graph import Graph, read_graph
 from edgecomp.model import CUSTOM_OBJECTS, ModelInfo, identify
@@ -64,24 +65,28 @@ class Workers:
         training: TensorFlow: import, conversion, training.
         quantizing: ai-edge-quantizer and LiteRT.
         micro: tflite-micro, apart because it aborts on some files.
+        more_training: For trainings side by side; started when they are first used.
     """
 
     training: Worker
     quantizing: Worker
     micro: Worker
+    more_training: tuple[Worker, ...] = ()
 
 
-def _start_workers(stack: ExitStack, folder: Path, custom_objects: str | None) -> Workers:
+def _start_workers(stack: ExitStack, folder: Path, custom_objects: str | None, jobs: int) -> Workers:
     """One worker each for TensorFlow, ai-edge-quantizer and tflite-micro; their logs outlive them if one failed."""
     logs = Path(tempfile.mkdtemp(prefix="edgecomp-logs-"))
     # What libraries leave in the folder for temporary files goes with the run.
     temporary = {"TMPDIR": str(folder)}
     custom = {} if custom_objects is None else {CUSTOM_OBJECTS: custom_objects}
-    workers = [
-        Worker("TensorFlow", logs / "tensorflow.log", environment=ENVIRONMENT | temporary | custom),
-        Worker("quantization", logs / "quantization.log", environment=temporary),
-        Worker("tflite-micro", logs / "tflite-micro.log", environment=temporary),
-    ]
+    memory = {MEMORY_BYTES: str(worker_bytes(jobs))}
+    tensorflow = ENVIRONMENT | temporary | custom | memory
+    more = [Worker("TensorFlow", logs / f"tensorflow-{job}.log", environment=tensorflow) for job in range(2, jobs + 1)]
+    training = Worker("TensorFlow", logs / "tensorflow.log", environment=tensorflow)
+    quantizing = Worker("quantization", logs / "quantization.log", environment=temporary)
+    micro = Worker("tflite-micro", logs / "tflite-micro.log", environment=temporary)
+    workers = [training, quantizing, micro, *more]
 
     def clear_logs() -> None:
         if not any(worker.has_failed for worker in workers):
@@ -90,7 +95,7 @@ def _start_workers(stack: ExitStack, folder: Path, custom_objects: str | None) -
     stack.callback(clear_logs)
     for worker in workers:
         stack.enter_context(worker)
-    return Workers(*workers)
+    return Workers(training, quantizing, micro, tuple(more))
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,9 @@ class Imported:
     data: dict[str, Any]
 
 
-def take_in(stack: ExitStack, request: Request, profiles: Sequence[DeviceProfile], report: Progress) -> Imported:
+def take_in(
+    stack: ExitStack, request: Request, profiles: Sequence[DeviceProfile], report: Progress, jobs: int = 1
+) -> Imported:
     """Read model and data, bind them, convert the model to a float .tflite and compare the two on real inputs.
 
     Args:
@@ -113,6 +120,7 @@ def take_in(stack: ExitStack, request: Request, profiles: Sequence[DeviceProfile
         request: What the user asks for.
         profiles: Devices that must take the float file.
         report: Told what takes time.
+        jobs: TensorFlow workers.
 
     Raises:
         ModelError, DataError, UsageError: One of them cannot be used, or they do not fit each other.
@@ -122,7 +130,7 @@ def take_in(stack: ExitStack, request: Request, profiles: Sequence[DeviceProfile
     require_writable(request.out)
     folder = Path(tempfile.mkdtemp(prefix="edgecomp-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    workers = _start_workers(stack, folder, request.custom_objects)
+    workers = _start_workers(stack, folder, request.custom_objects, jobs)
     bench = Workbench(folder, request.metric, request.seed)
     trust_code, options = request.trust_code, request.data
     report("reading model and data", 0, 0)

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
-from edgecomp.candidates import Shop, Target, accuracy_of, evaluate, make_candidate
-from edgecomp.check import require_runnable
+from edgecomp.candidates import Shop, Target, accuracy_of, evaluate
 from edgecomp.data import DataOptions
-from edgecomp.delivery import Provenance, deliver, describe_limits, time_candidate, versions
-from edgecomp.errors import BenchmarkError, ModelError, TransportError
+from edgecomp.delivery import describe_limits, versions
+from edgecomp.device_fit import DeviceFit, resolved
+from edgecomp.errors import DataError, ModelError, UsageError
 from edgecomp.executors.local import Progress, silent
 from edgecomp.inference import KernelFamily
 from edgecomp.intake import Imported, take_in
+from edgecomp.lab import Means, digest
 from edgecomp.metrics import looks_memorised
-from edgecomp.plan import Step, make_plan
+from edgecomp.model import identify
+from edgecomp.objective import Objective
+from edgecomp.planner.thorough import require_optuna
 from edgecomp.profile import Precision
 from edgecomp.quantize import Io
-from edgecomp.results import CandidateResult, DeviceResult, FitResult, FloatModel, ModelSummary
-from edgecomp.search import search
+from edgecomp.recipe import Recipe
+from edgecomp.results import DeviceResult, FitResult, FloatModel, ModelSummary
+from edgecomp.scoring import Comparison
 from edgecomp.stages import MadeFile
+from edgecomp.store import Run, Store
+from edgecomp.training.settings import TrainingSettings
 
 _STAGES = "edgecomp.stages:"
 _NO_LABELS = (
     "There are no labels: the accuracy limit holds the share of answers that change (accuracy cannot fall by more); "
     "for outputs that are no classes it holds the noise in them (1pp is an SNR of 20 dB)."
 )
+
+
+Effort = Literal["quick", "standard", "thorough"]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What an earlier fit has chosen, to be tried first.
+
+    Attributes:
+        precision: Of its file; without a recipe the name of the candidate, as "INT8 repaired".
+        recipe: How the model was compressed; None: it was quantized only.
+    """
+
+    precision: str
+    recipe: Recipe | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,16 @@ class FitRequest:
         metric: "accuracy", "top5", "auc", "mse", "mae" or "module:function".
         confident: The bound of the interval decides the accuracy limit, not the point estimate.
         out: Folder of the bundles.
+        minimize: What the best candidate has least of; None: nobody said.
+        effort: "quick": post-training only; "standard": a ladder of trained candidates; "thorough": Optuna on top.
+        time_limit_s: No training is begun that would end later; None: no limit.
+        settings: How to fine-tune.
+        unlabelled: More inputs for the teacher.
+        store: Folder that keeps what is made; None: nothing is kept.
+        resume: Go on with the interrupted run of this very request.
+        jobs: Trainings at the same time.
+        plan_only: Train nothing and ship nothing: say what would be tried.
+        replay: Tried first; a search follows only if it breaks a limit.
     """
 
     model: Path
@@ -54,34 +87,120 @@ class FitRequest:
     trust_code: bool = False
     custom_objects: str | None = None
     seed: int = 0
+    minimize: Objective | None = None
+    effort: Effort = "quick"
+    time_limit_s: float | None = None
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    unlabelled: DataOptions | None = None
+    store: Path | None = None
+    resume: bool = False
+    jobs: int = 1
+    plan_only: bool = False
+    replay: Replay | None = None
 
 
 def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
     """Fit a model to every device and write a bundle for each that fits.
 
     Raises:
-        EdgecompError: The model or the data cannot be used, or nothing can be written; nothing is left behind.
+        EdgecompError: The model or the data cannot be used, or nothing can be written; the store keeps what was made.
     """
-    started = time.monotonic()
     report = progress or silent
+    if request.effort == "thorough":
+        require_optuna()
     with ExitStack() as stack:
-        imported = take_in(stack, request, [target.profile for target in request.targets], report)
-        shop = Shop(
-            bench=imported.bench,
-            quantizing=imported.workers.quantizing,
-            micro=imported.workers.micro,
-            metric_is_ratio=imported.facts.metric_is_ratio,
-            confident=request.confident,
-            progress=report,
-            convert=_converter(request, imported),
+        identify(request.model, trust_code=request.trust_code, custom_objects=request.custom_objects)
+        folder = request.store or Path(stack.enter_context(TemporaryDirectory(prefix="edgecomp-store-")))
+        store = stack.enter_context(Store.open(folder))
+        run = _begin(request, store)
+        try:
+            result = _fit(request, stack, store, run, report)
+        except (UsageError, ModelError, DataError):
+            run.finish("failed", None)
+            raise
+        except BaseException:
+            # Whatever came in between: what is done is done, and --resume goes on.
+            run.finish("interrupted", None)
+            raise
+        run.finish("done", result.to_json())
+        return result
+
+
+def describe_request(request: FitRequest) -> dict[str, Any]:
+    """What was asked for, as plain values for the journal."""
+    return {
+        "model": str(request.model),
+        "data": request.data.source,
+        "devices": [target.profile.name for target in request.targets],
+        "limits": {target.profile.name: describe_limits(target.budget) for target in request.targets},
+        "minimize": request.minimize,
+        "effort": request.effort,
+        "time_limit_s": request.time_limit_s,
+        "seed": request.seed,
+        "plan_only": request.plan_only,
+    }
+
+
+def request_key(request: FitRequest) -> str:
+    """Digest of all that the result depends on, but for the contents of model and data."""
+    targets = [[target.profile.text, asdict(target.budget), target.io] for target in request.targets]
+    return digest(
+        str(request.model.resolve()), asdict(request.data), targets, request.metric, request.precisions,
+        request.confident, request.seed, request.minimize, request.effort, asdict(request.settings),
+        str(request.unlabelled), request.plan_only, str(request.replay),
+    )  # fmt: skip
+
+
+def _begin(request: FitRequest, store: Store) -> Run:
+    """The run of this fit: the interrupted one of the same request, if that is asked for.
+
+    Raises:
+        UsageError: There is none.
+    """
+    key = request_key(request)
+    if not request.resume:
+        return store.begin_run(describe_request(request), key, request.model.stem)
+    run = store.unfinished_run(key)
+    if run is None:
+        raise UsageError(
+            f"--resume: the store {store.folder} has no interrupted run of this very command.",
+            hint="`edgecomp runs list` shows what it has; a new run, too, takes over all finished work.",
         )
-        facts = imported.facts
-        targets = [
-            replace(target, budget=target.budget.for_metric(facts.metric_name, is_ratio=facts.metric_is_ratio))
-            for target in request.targets
-        ]
-        devices = tuple(_fit_device(request, shop, imported, target) for target in targets)
-        return _result(request, shop, imported, devices, started)
+    run.resume()
+    return run
+
+
+def _fit(request: FitRequest, stack: ExitStack, store: Store, run: Run, report: Progress) -> FitResult:
+    def beat(what: str, done: int, total: int) -> None:
+        run.beat()
+        report(what, done, total)
+
+    imported = take_in(stack, request, [target.profile for target in request.targets], beat, request.jobs)
+    shop = Shop(
+        bench=imported.bench,
+        quantizing=imported.workers.quantizing,
+        micro=imported.workers.micro,
+        metric_is_ratio=imported.facts.metric_is_ratio,
+        confident=request.confident,
+        progress=beat,
+        convert=_converter(request, imported),
+    )
+    means = Means(
+        source=request.model.resolve(),
+        trust_code=request.trust_code,
+        imported=imported,
+        shop=shop,
+        store=store,
+        run=run,
+        trainers=(imported.workers.training, *imported.workers.more_training),
+        settings=request.settings,
+        unlabelled=request.unlabelled,
+        deadline_s=request.time_limit_s,
+    )
+    validation = evaluate(shop, imported.bench.float_model, KernelFamily.LITERT_XNNPACK, "validation")
+    score = None if validation.score is None else validation.score.value
+    devices = tuple(DeviceFit(request, imported, means, target, score).run() for target in resolved(request, imported))
+    return _result(request, shop, imported, devices, run, validation)
 
 
 def _converter(request: FitRequest, imported: Imported) -> Callable[[Io], MadeFile]:
@@ -100,55 +219,15 @@ def _converter(request: FitRequest, imported: Imported) -> Callable[[Io], MadeFi
     return convert
 
 
-def _fit_device(request: FitRequest, shop: Shop, imported: Imported, target: Target) -> DeviceResult:
-    """Candidates, choice, test score and bundle for one device."""
-    device, limits = target.profile.name, describe_limits(target.budget)
-    shop.progress(f"{device}: checking operators", 0, 0)
-    try:
-        require_runnable(imported.graph, target.profile, data=shop.bench.float_model.read_bytes())
-        steps = make_plan(target.profile, request.precisions, has_calibration=imported.facts.has_calibration)
-    except ModelError as error:
-        if len(request.targets) == 1:
-            raise
-        return DeviceResult(device=device, status="failed", reason=str(error), limits=limits, candidates=())
-
-    provenance = Provenance(
-        source={"name": request.model.name, "kind": imported.info.kind, "sha256": imported.info.sha256},
-        data_sha256=imported.data["sha256"],
-        mean=request.data.mean,
-        std=request.data.std,
-        class_names=imported.facts.class_names,
-        seed=request.seed,
-        versions=versions(),
-    )
-    failures: list[str] = []
-
-    def make(step: Step) -> CandidateResult:
-        shop.progress(f"{device}: {step.name}", 0, 0)
-        result = make_candidate(shop, target, step)
-        if result.status != "chosen":
-            return result
-        try:
-            return time_candidate(shop, target, result, provenance)
-        except (TransportError, BenchmarkError) as error:
-            # The bundle is worth having without its timing, unless the timing was to decide.
-            failures.append(f"{step.name} could not be timed: {error}")
-            if target.budget.max_latency_ms is None:
-                return result
-            return result.model_copy(update={"status": "failed", "reason": failures[-1]})
-
-    results = search(steps, make)
-    failure = "; ".join(failures) or None
-    if not any(result.status == "chosen" for result in results):
-        return DeviceResult(device=device, status="no_fit", limits=limits, candidates=tuple(results), error=failure)
-    return deliver(shop, target, results, provenance, request.out).model_copy(update={"error": failure})
-
-
 def _result(
-    request: FitRequest, shop: Shop, imported: Imported, devices: tuple[DeviceResult, ...], started: float
+    request: FitRequest,
+    shop: Shop,
+    imported: Imported,
+    devices: tuple[DeviceResult, ...],
+    run: Run,
+    validation: Comparison,
 ) -> FitResult:
     kernels = KernelFamily.LITERT_XNNPACK
-    validation = evaluate(shop, imported.bench.float_model, kernels, "validation")
     test = evaluate(shop, imported.bench.float_model, kernels, "test")
     notes = imported.facts.notes
     if not imported.facts.has_labels:
@@ -162,7 +241,7 @@ def _result(
         )
         notes += () if memorised is None else (memorised,)
     return FitResult(
-        status="fits" if all(device.status == "fits" for device in devices) else "no_fit",
+        status=_status(request, devices),
         model=ModelSummary(
             path=str(request.model),
             kind=imported.info.kind,
@@ -183,5 +262,12 @@ def _result(
         notes=notes,
         seed=request.seed,
         versions=versions(),
-        seconds=round(time.monotonic() - started, 2),
+        run=None if request.store is None else run.name,
+        seconds=round(run.elapsed_s(), 2),
     )
+
+
+def _status(request: FitRequest, devices: tuple[DeviceResult, ...]) -> Literal["fits", "no_fit", "planned"]:
+    if request.plan_only:
+        return "planned"
+    return "fits" if all(device.status == "fits" for device in devices) else "no_fit"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +16,29 @@ from edgecomp.transports import connect
 
 if TYPE_CHECKING:
     from edgecomp.compression import CompressionResult
+    from edgecomp.data import DataOptions
     from edgecomp.executors.local import Progress
+    from edgecomp.refit import RefitResult
     from edgecomp.results import FitResult
+    from edgecomp.training.settings import TrainingSettings
 
 
-def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
+def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[str] = ()) -> FitResult:
     """`edgecomp fit`: check every option before any work, then fit, then time the bundles on their hosts.
+
+    Args:
+        options: Of the command, by name, with defaults.
+        progress: Told what takes time.
+        typed: Those that the user gave; edgecomp.toml says nothing against them.
 
     Raises:
         UsageError: Options that contradict each other.
         EdgecompError: See `pipeline.fit`.
     """
+    options, of_devices = with_settings(options, typed)
     profiles = _profiles(options["devices"])
-    hosts = _hosts(options["hosts"], profiles)
-    if options["max_latency"] is not None and not hosts:
-        raise UsageError(
-            "--max-latency is judged by measuring on the device and needs --host.",
-            hint="Add --host user@host, or leave the limit out.",
-        )
+    given = {profile.name: of_devices[name] for name, profile in zip(options["devices"], profiles, strict=True)}
+    hosts = _hosts(options["hosts"], profiles, {name: of["host"] for name, of in given.items() if "host" in of})
     from edgecomp.data import DataOptions, parse_image_size
     from edgecomp.pipeline import FitRequest, fit
 
@@ -62,7 +68,9 @@ def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
             image_size=None if options["image_size"] is None else parse_image_size(options["image_size"]),
             seed=options["seed"],
         ),
-        targets=tuple(_target(profile, options, hosts.get(profile.name), progress) for profile in profiles),
+        targets=tuple(
+            target_of(profile, options | given[profile.name], hosts.get(profile.name), progress) for profile in profiles
+        ),
         out=options["out"],
         metric=options["metric"],
         precisions=tuple(Precision(name) for name in options["precisions"]),
@@ -70,9 +78,91 @@ def run_fit(options: dict[str, Any], progress: Progress) -> FitResult:
         trust_code=options["trust_model_code"],
         custom_objects=options["custom_objects"],
         seed=options["seed"],
+        minimize=options["minimize"],
+        effort=options["effort"],
+        time_limit_s=options["time_limit"],
+        settings=training_settings(options),
+        unlabelled=_unlabelled(options, mean, std),
+        store=options["store_folder"],
+        resume=options["resume"],
+        jobs=options["jobs"],
+        plan_only=options.get("plan_only", False),
     )
     result = fit(request, progress=progress)
     return result.model_copy(update={"notes": (demo.NOTE, *result.notes)}) if is_demo else result
+
+
+def run_refit(options: dict[str, Any], progress: Progress, *, typed: Collection[str] = ()) -> RefitResult:
+    """`edgecomp refit`. Raises EdgecompError: see `refit.refit`."""
+    from edgecomp.data import DataOptions, parse_image_size
+    from edgecomp.refit import RefitRequest, refit
+
+    request = RefitRequest(
+        bundle=options["bundle"],
+        model=options["model"],
+        data=DataOptions(
+            source=options["data"],
+            mean=options["mean"],
+            std=options["std"],
+            calibration_samples=options["calibration_samples"],
+            group_key=options["group_key"],
+            image_size=None if options["image_size"] is None else parse_image_size(options["image_size"]),
+            seed=options["seed"],
+        ),
+        out=options["out"],
+        effort=options["effort"] if "effort" in typed else "standard",
+        time_limit_s=options["time_limit"],
+        metric=options["metric"],
+        unlabelled=_unlabelled(options, options["mean"], options["std"]),
+        trust_code=options["trust_model_code"],
+        custom_objects=options["custom_objects"],
+        store=options["store_folder"],
+        resume=options["resume"],
+        jobs=options["jobs"],
+    )
+    return refit(request, progress=progress)
+
+
+def training_settings(options: Mapping[str, Any]) -> TrainingSettings:
+    """How to fine-tune, from the options of `training_options`. Raises UsageError."""
+    from dataclasses import fields
+
+    from edgecomp.training.settings import TrainingSettings
+
+    return TrainingSettings(**{item.name: options[item.name] for item in fields(TrainingSettings)})
+
+
+def _unlabelled(options: Mapping[str, Any], mean: Any, std: Any) -> DataOptions | None:
+    """More inputs for the teacher; better known to be there before the work than in the middle of it."""
+    from edgecomp.data import DataOptions, parse_image_size
+    from edgecomp.data.sources import open_source
+
+    if options["unlabelled"] is None:
+        return None
+    size = None if options["image_size"] is None else parse_image_size(options["image_size"])
+    found = DataOptions(source=options["unlabelled"], mean=mean, std=std, image_size=size, seed=options["seed"])
+    open_source(found)
+    return found
+
+
+def with_settings(options: dict[str, Any], typed: Collection[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Options of a command together with those of edgecomp.toml, and what it says of each of `options["devices"]`.
+
+    Args:
+        options: Of the command, by name: "model", "config", "devices" and what else it has.
+        typed: Those that the user gave.
+
+    Raises:
+        UsageError: The file is wrong, or there is no device.
+    """
+    from edgecomp.settings_file import find_settings, merge, of_device
+
+    merged = merge(options, typed, find_settings(options["model"], options["config"]))
+    if not merged.options["devices"]:
+        raise UsageError(
+            "Missing option '--device'.", hint="`edgecomp devices list` shows them; edgecomp.toml may name them, too."
+        )
+    return merged.options, {name: of_device(merged.devices, name) for name in merged.options["devices"]}
 
 
 def _profiles(names: tuple[str, ...]) -> list[DeviceProfile]:
@@ -85,8 +175,11 @@ def _profiles(names: tuple[str, ...]) -> list[DeviceProfile]:
     return profiles
 
 
-def _hosts(texts: tuple[str, ...], profiles: list[DeviceProfile]) -> dict[str, str]:
-    """[DEVICE=]TARGET -> target by device. Without DEVICE it is for every device that can be reached by SSH."""
+def _hosts(texts: tuple[str, ...], profiles: list[DeviceProfile], of_file: Mapping[str, str]) -> dict[str, str]:
+    """[DEVICE=]TARGET -> target by device. Without DEVICE it is for every device that can be reached by SSH.
+
+    Where no text names a device, edgecomp.toml may.
+    """
     names = {profile.name for profile in profiles}
     reachable = [profile.name for profile in profiles if profile.kind != "mcu"]
     hosts: dict[str, str] = {}
@@ -103,20 +196,34 @@ def _hosts(texts: tuple[str, ...], profiles: list[DeviceProfile]) -> dict[str, s
             f"--host is of no use for {', '.join(sorted(names))}: a microcontroller cannot be reached by SSH.",
             hint="Add a --device that can, or leave --host out.",
         )
-    return hosts
+    unreachable = sorted(set(of_file) - set(reachable))
+    if unreachable:
+        raise UsageError(
+            f"devices.{unreachable[0]}.host is of no use: a microcontroller cannot be reached by SSH.",
+            hint="Leave it out of edgecomp.toml.",
+        )
+    return {**of_file, **hosts}
 
 
-def _target(profile: DeviceProfile, options: dict[str, Any], host: str | None, progress: Progress) -> Target:
-    budget = Budget.for_device(
+def budget_of(profile: DeviceProfile, options: Mapping[str, Any]) -> Budget:
+    """The limits of a device from the options of `limit_options`."""
+    return Budget.for_device(
         profile,
         max_accuracy_drop=options["max_accuracy_drop"],
+        min_accuracy=options["min_accuracy"],
+        max_flips=options["max_flips"],
         max_model_bytes=options["max_model_size"],
         max_ram_bytes=options["max_ram"],
         max_latency_ms=options["max_latency"],
+        max_energy_mj=options["max_energy"],
     )
-    io = options["io"] or profile.precisions.io
+
+
+def target_of(profile: DeviceProfile, options: Mapping[str, Any], host: str | None, progress: Progress) -> Target:
+    """A device with its limits, and what times a bundle on its host if there is one."""
+    budget, io, num_threads = budget_of(profile, options), options["io"] or profile.precisions.io, options["threads"]
     if host is None:
-        return Target(profile, budget, io)
+        return Target(profile, budget, io, num_threads=num_threads)
 
     def measure(bundle: Path) -> Measurement:
         with connect(host) as transport:
@@ -125,11 +232,11 @@ def _target(profile: DeviceProfile, options: dict[str, Any], host: str | None, p
                 transport,
                 profile=profile,
                 python=options["python"],
-                num_threads=options["threads"],
+                num_threads=num_threads,
                 progress=progress,
             )
 
-    return Target(profile, budget, io, measure)
+    return Target(profile, budget, io, measure, num_threads)
 
 
 def run_compress(options: dict[str, Any], progress: Progress) -> CompressionResult:
@@ -141,33 +248,21 @@ def run_compress(options: dict[str, Any], progress: Progress) -> CompressionResu
     """
     from edgecomp.compression import CompressionRequest, compress
     from edgecomp.data import DataOptions, parse_image_size
-    from edgecomp.data.sources import open_source
     from edgecomp.recipe import make_recipe
     from edgecomp.technique_options import technique_options
-    from edgecomp.training.settings import TrainingSettings
 
     strengths = {str(item.name): options[str(item.name)] for item in technique_options()}
     recipe = make_recipe(
         options["techniques"], {name: value for name, value in strengths.items() if value not in (None, ())}
     )
-    settings = TrainingSettings(
-        **{
-            name: options[name]
-            for name in (
-                "epochs", "batch_size", "learning_rate", "patience", "seed", "augment", "loss", "distill_weight",
-                "temperature", "feature_layers", "feature_loss", "freeze_batch_norm",
-            )
-        }
-    )  # fmt: skip
+    settings = training_settings(options)
     shared = {
         "mean": options["mean"],
         "std": options["std"],
         "image_size": None if options["image_size"] is None else parse_image_size(options["image_size"]),
         "seed": options["seed"],
     }
-    unlabelled = None if options["unlabelled"] is None else DataOptions(source=options["unlabelled"], **shared)
-    if unlabelled is not None:
-        open_source(unlabelled)  # Better known before the work than in the middle of it.
+    unlabelled = _unlabelled(options, options["mean"], options["std"])
     request = CompressionRequest(
         model=options["model"],
         data=DataOptions(

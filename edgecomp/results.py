@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Mode = Literal["measured", "simulated", "estimated"]
-CandidateStatus = Literal["chosen", "rejected", "failed", "skipped"]
+CandidateStatus = Literal["chosen", "beaten", "rejected", "failed", "skipped"]
 
 
 class _Model(BaseModel):
@@ -46,6 +46,25 @@ class Latency(Interval):
     def is_trusted(self) -> bool:
         """Whether it can be held against the device's latency limit."""
         return self.is_profile_device and self.golden_ok
+
+
+class EstimatedLatency(_Model):
+    """Milliseconds of one inference that nobody has timed, with a 90 % interval (docs/cost-model.md)."""
+
+    value: float
+    low: float
+    high: float
+    family: str = Field(description="Family of kernels whose constants were used.")
+    mode: Literal["estimated"] = "estimated"
+
+
+class EstimatedEnergy(_Model):
+    """Millijoules of one inference: the profile's active power times the measured latency, else the estimated one."""
+
+    value: float
+    low: float
+    high: float
+    mode: Literal["estimated"] = "estimated"
 
 
 class TflmCheck(_Model):
@@ -129,6 +148,40 @@ class Repair(_Model):
     notes: tuple[str, ...] = Field(description="What was not done, and why.")
 
 
+class RecipeStepReport(_Model):
+    """One technique of a recipe."""
+
+    technique: str
+    options: dict[str, Any] = Field(description="As they were chosen; the others have their defaults.")
+    changes: tuple[str, ...] = Field(default=(), description="What it did, by layer.")
+
+
+class RecipeReport(_Model):
+    """How the model of a candidate was compressed before it was quantized."""
+
+    stage: Literal["preview", "short", "full"] = Field(description="Not trained, trained for a few epochs, or in full.")
+    steps: tuple[RecipeStepReport, ...]
+    precision: str = Field(description="Of the file.")
+    settings: dict[str, Any] = Field(description="How it was fine-tuned.")
+    epochs: int = Field(description="Trained, over all steps.")
+    train_seconds: float = Field(description="Measured on this machine.")
+
+
+class Packing(_Model):
+    """How the shipped file was made smaller for TFLM than the file that was scored in LiteRT (docs/packing.md).
+
+    Both give the same outputs in tflite-micro, byte by byte.
+    """
+
+    kinds: tuple[str, ...] = Field(
+        description="LUT, HUFFMAN, PRUNE: how weights are coded; empty where only what TFLM never reads was left out."
+    )
+    plain_bytes: int = Field(description="Of the file without what TFLM never reads, no weights coded.")
+    unpacked_bytes: int
+    unpacked_sha256: str = Field(description="Of the file as it was made: what LiteRT's kernels ran.")
+    proven_samples: int = Field(description="Validation samples on which both files gave the same.")
+
+
 class CandidateResult(_Model):
     """One candidate for one device; what was not measured is null."""
 
@@ -150,30 +203,50 @@ class CandidateResult(_Model):
     output_snr_db: float | None = Field(default=None, description="Against the float outputs; null if they are equal.")
     robustness: Robustness | None = Field(default=None, description="On test; for the chosen candidate only.")
     model_bytes: int | None = None
+    packing: Packing | None = Field(default=None, description="Null for a file as it was made; sizes are those packed.")
+    packing_note: str | None = Field(default=None, description="Why the file is not packed, or its weights not coded.")
     compressed_bytes: int | None = Field(default=None, description="Deflated, as for an over-the-air update.")
     arena_bytes: int | None = None
     arena_mode: Mode | None = None
     ram_bytes: int | None = Field(default=None, description="What is held against the RAM limit.")
     latency_ms: Latency | None = None
+    estimated_latency_ms: EstimatedLatency | None = None
+    energy_mj: EstimatedEnergy | None = Field(default=None, description="Null without the device's power.")
     tflm: TflmCheck | None = None
     float_operators: tuple[str, ...] = ()
     kept_operators: tuple[str, ...] = ()
+    recipe: RecipeReport | None = Field(default=None, description="Null for the model as it was given.")
     repair: Repair | None = Field(default=None, description="Null for a candidate that is not a repaired one.")
     breaks: tuple[BrokenLimit, ...] = ()
     seconds: float = 0.0
+
+
+class WhatIf(_Model):
+    """What one looser limit would allow, from the candidates that were made."""
+
+    limit: str
+    allowed: float
+    needed: float
+    unit: str
+    candidate: str
+    text: str = Field(description="What the candidate needs, and what is allowed.")
+    objective_value: float | None = Field(description="What it has of the objective, in the objective's unit.")
 
 
 class DeviceResult(_Model):
     """What was found for one device."""
 
     device: str
-    status: Literal["fits", "no_fit", "failed"]
+    status: Literal["fits", "no_fit", "failed", "planned"]
     reason: str | None = None
+    objective: str | None = Field(default=None, description="What the chosen candidate has least of.")
     chosen: str | None = None
     bundle: str | None = Field(default=None, description="Path of the bundle's .zip; the folder stands beside it.")
     bundle_sha256: str | None = None
     limits: dict[str, float | str | None]
     candidates: tuple[CandidateResult, ...]
+    what_if: tuple[WhatIf, ...] = ()
+    was_replayed: bool = Field(default=False, description="The recipe of an earlier bundle met every limit again.")
     notes: tuple[str, ...] = ()
     error: str | None = Field(default=None, description="What failed after the bundle was made, e.g. its timing.")
 
@@ -202,7 +275,8 @@ class FitResult(_Model):
     """The one object that `edgecomp fit --json` prints."""
 
     schema_version: Literal["edgecomp.fit/1"] = Field(default="edgecomp.fit/1", alias="schema")
-    status: Literal["fits", "no_fit"]
+    status: Literal["fits", "no_fit", "planned"]
+    run: str | None = Field(default=None, description="Name in the store: `edgecomp explain RUN`.")
     model: ModelSummary
     data: dict[str, Any]
     metric: str

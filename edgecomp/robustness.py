@@ -23,7 +23,12 @@ _REFERENCE = KernelFamily.LITERT_XNNPACK
 
 
 def measure_robustness(
-    shop: Shop, profile: DeviceProfile, model: Path, kernels: KernelFamily, class_names: tuple[str, ...] | None
+    shop: Shop,
+    profile: DeviceProfile,
+    model: Path,
+    kernels: KernelFamily,
+    class_names: tuple[str, ...] | None,
+    unpacked: Path | None = None,
 ) -> tuple[results.Robustness | None, list[str]]:
     """Hold a file that has been run on test against the float model, answer by answer and on corrupted samples.
 
@@ -33,19 +38,20 @@ def measure_robustness(
         model: The file; its outputs on test by these `kernels` are in the run folder.
         kernels: Of its test score. The corrupted samples run in them too, but for large models in TFLM.
         class_names: By index, where the data has names.
+        unpacked: The file that LiteRT runs, where `model` is packed for TFLM.
 
     Returns:
         The result and what to announce; None where it could not be measured, which costs no bundle.
     """
     notes = []
-    corrupted = kernels
+    corrupted, corrupted_model = kernels, model
     if kernels is KernelFamily.TFLM and read_graph(model.read_bytes()).macs > _TFLM_MAX_MACS:
-        corrupted = decision_kernels(profile)
+        corrupted, corrupted_model = decision_kernels(profile), unpacked or model
         notes.append(
             f"corrupted samples ran in {corrupted}: more than {_TFLM_MAX_MACS / 1e6:g} M MACs take long in tflite-micro"
         )
     try:
-        for path, family in ((shop.bench.float_model, _REFERENCE), (model, corrupted)):
+        for path, family in ((shop.bench.float_model, _REFERENCE), (corrupted_model, corrupted)):
             worker = shop.micro if family is KernelFamily.TFLM else shop.quantizing
             worker.call(
                 "edgecomp.scoring:predict_corrupted",
@@ -61,6 +67,7 @@ def measure_robustness(
             test_kernels=kernels,
             kernels=corrupted,
             reference=_REFERENCE,
+            corrupted_model=corrupted_model,
         )
     except EdgecompError as error:
         reason = str(error) if isinstance(error, WorkerError) else error.message

@@ -161,7 +161,12 @@ def _some_outputs(bench: Workbench, model: Path, kernels: KernelFamily, name: st
 
 
 def robustness(
-    bench: Workbench, model: Path, test_kernels: KernelFamily, kernels: KernelFamily, reference: KernelFamily
+    bench: Workbench,
+    model: Path,
+    test_kernels: KernelFamily,
+    kernels: KernelFamily,
+    reference: KernelFamily,
+    corrupted_model: Path | None = None,
 ) -> Robustness:
     """What the average hides: changed answers and classes on the whole test split, scores on corrupted samples.
 
@@ -171,6 +176,7 @@ def robustness(
         test_kernels: Of the test score.
         kernels: Of the corrupted samples.
         reference: Of the float model, everywhere.
+        corrupted_model: What `predict_corrupted` has run, where it is another file that computes the same.
     """
     bound, corruptor, metric = bound_data(bench), _corruptor(bench), metric_of(bench.metric)
     names, labels = bound.class_outputs, bound.split("test").labels
@@ -182,7 +188,7 @@ def robustness(
         name: compare_condition(
             metric,
             some_labels,
-            _some_outputs(bench, model, kernels, name),
+            _some_outputs(bench, corrupted_model or model, kernels, name),
             _some_outputs(bench, bench.float_model, reference, name),
             bench.seed,
             names,

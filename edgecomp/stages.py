@@ -224,6 +224,11 @@ def make_candidate_with_converter(bench: Workbench, source: Path, trust_code: bo
     return _store(bench, out.read_bytes(), "TFLiteConverter", ())
 
 
+def take_file(bench: Workbench, path: Path, method: str) -> MadeFile:
+    """A finished file as a candidate."""
+    return _store(bench, path.read_bytes(), method, ())
+
+
 def _store(bench: Workbench, data: bytes, method: str, float_operators: tuple[str, ...]) -> MadeFile:
     digest = sha256_of(data)
     path = bench.folder / f"{digest}.tflite"
@@ -234,6 +239,12 @@ def _store(bench: Workbench, data: bytes, method: str, float_operators: tuple[st
 
 def rank_layers(bench: Workbench, options: QuantizationOptions) -> list[tuple[str, float]]:
     """Layers whose rounding hurts the outputs most, worst first; only those that help when they are kept."""
+    plain, ranked = _ranked(bench, options)
+    return [(layer, error) for layer, error in ranked if error < plain]
+
+
+def _ranked(bench: Workbench, options: QuantizationOptions) -> tuple[float, list[tuple[str, float]]]:
+    """Output error of plain INT8, and with each layer kept; worst layer first."""
     inputs = bound_data(bench).split("calibration").head(_SENSITIVITY_SAMPLES).read()
     quantizer = _quantizer(bench)
 
@@ -250,7 +261,22 @@ def rank_layers(bench: Workbench, options: QuantizationOptions) -> list[tuple[st
     ranked = rank_by_sensitivity(
         quantizer, options, output_error, lambda done, total: report_progress("layer sensitivity", done, total)
     )
-    return [(layer, error) for layer, error in ranked if error < plain]
+    return plain, ranked
+
+
+def sensitivities(bench: Workbench, io: ConverterIo) -> list[tuple[str, float]]:
+    """Layers and the share of INT8's output error that is gone when each alone is kept in float, worst first.
+
+    Empty where the data has no calibration samples, or the graph cannot be quantized.
+    """
+    if not bound_data(bench).has("calibration"):
+        return []
+    options = QuantizationOptions(Precision.SELECTIVE, io, kept_precision=Precision.FLOAT32)
+    try:
+        plain, ranked = _ranked(bench, options)
+    except QuantizationError:
+        return []
+    return [(layer, 1 - error / plain) for layer, error in ranked if error < plain]
 
 
 def pack_for_tflm(bench: Workbench, model: Path, arena_limit_bytes: int | None) -> Packed:

@@ -16,6 +16,8 @@ _BYTES = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_MILLIJOULES = {"uj": 1e-3, "µj": 1e-3, "mj": 1.0, "j": 1e3}
+_SECONDS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _QUANTITY = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([a-zµ%]*)\s*", re.IGNORECASE)
 
 
@@ -63,6 +65,49 @@ def parse_ms(text: str) -> float:
     if number == 0:
         raise UsageError(f"A time limit must be above zero, got {text!r}.")
     return number * _MILLISECONDS[unit]
+
+
+def parse_mj(text: str) -> float:
+    """Millijoules of "5mJ", "1.2J", "800uJ".
+
+    Raises:
+        UsageError: Not an energy, no unit, or zero.
+    """
+    number, unit = _split(text, "An energy", '"5mJ", "1.2J" or "800uJ"')
+    if unit not in _MILLIJOULES:
+        raise UsageError(f"{text!r} needs a unit of energy: uJ, mJ or J.")
+    if number == 0:
+        raise UsageError(f"An energy limit must be above zero, got {text!r}.")
+    return number * _MILLIJOULES[unit]
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of "25m", "1.5h", "90s".
+
+    Raises:
+        UsageError: Not a duration, no unit, or zero.
+    """
+    number, unit = _split(text, "A duration", '"25m", "1.5h" or "90s"')
+    if unit not in _SECONDS:
+        raise UsageError(f"{text!r} needs a unit of time: s, m or h.")
+    if number == 0:
+        raise UsageError(f"A duration must be above zero, got {text!r}.")
+    return number * _SECONDS[unit]
+
+
+def parse_share(text: str) -> float:
+    """The fraction that "2%" or "0.02" is.
+
+    Raises:
+        UsageError: Not a share, or not between 0 and 1.
+    """
+    number, unit = _split(text, "A share", '"2%" or "0.02"')
+    if unit not in ("", "%"):
+        raise UsageError(f"{text!r} is no share: write a percentage like 2% or a fraction like 0.02.")
+    share = number / 100 if unit else number
+    if share > 1:
+        raise UsageError(f"A share must lie between 0 and 1, got {text!r}: write 2% or 0.02.")
+    return share
 
 
 @dataclass(frozen=True)

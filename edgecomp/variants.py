@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecomp.compress import Compressed, Context, technique
+from edgecomp.compress import Compressed, Context, Footprint, technique
+from edgecomp.compress._traits import device_traits
 from edgecomp.data import BoundDataset, DataOptions, Dataset, prepare_unlabelled
-from edgecomp.diary import Diary, Done, StepReport, save_keras
+from edgecomp.diary import Done, StepReport, save_keras
 from edgecomp.executors._child import report_progress
 from edgecomp.files import sha256_of_path, write_atomic
 from edgecomp.profile import DeviceProfile
@@ -34,12 +35,14 @@ class Variant:
         keras_path: The tf_keras model, .h5.
         int8_path: The int8 .tflite with learned ranges, where the recipe ends with quantization-aware training.
         steps: One report a step.
+        step_names: Their folders in `VariantRequest.steps`.
     """
 
     bench: Workbench
     keras_path: Path
     int8_path: Path | None
     steps: tuple[StepReport, ...]
+    step_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class VariantRequest:
         profile: The device, or None.
         preview: Train nothing.
         unlabelled: More inputs for the teacher; its train split is used.
-        unfinished: Folder in which a killed run leaves what it has done, for the next one to go on from; None: nothing.
+        steps: Folder in which every step leaves what it has done, for the next run to go on from; None: nothing.
     """
 
     source: Path
@@ -63,7 +66,7 @@ class VariantRequest:
     profile: DeviceProfile | None = None
     preview: bool = False
     unlabelled: DataOptions | None = None
-    unfinished: Path | None = None
+    steps: Path | None = None
 
 
 def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
@@ -74,9 +77,9 @@ def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
         CompressionError: A technique finds nothing to change.
         TrainingError, MissingDataError: See `training.loop`.
     """
-    from edgecomp.load import from_tf_keras, load_trainable
+    from edgecomp.load import from_tf_keras
 
-    original = load_trainable(str(request.source), trust_code=request.trust_code)
+    original = _original(request.source, request.trust_code)
     named = Workbench(bench.folder, bench.metric, bench.seed, bench.inputs, bench.outputs, variant=request.recipe.slug)
     folder = named.variant_folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,11 +92,9 @@ def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
         report=report_progress,
     )
     model, int8, reports = original, None, []
-    diary = (
-        None if request.preview or request.unfinished is None else Diary(request.unfinished, _key(request, data_key))
-    )
+    names = () if request.preview or request.steps is None else _step_names(request, data_key)
     for number, step in enumerate(request.recipe.steps):
-        own = None if diary is None else diary.folder(number, step.technique)
+        own = _step_folder(request.steps, names, number)
         done = None if own is None else Done.load(own, trust_code=request.trust_code)
         if done is None:
             report, made = _run_step(step, model, replace(context, folder=own), preview=request.preview)
@@ -112,7 +113,7 @@ def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
     if int8 is not None:
         int8_path = folder / "int8.tflite"
         write_atomic(int8_path, int8)
-    return Variant(named, keras_path, int8_path, tuple(reports))
+    return Variant(named, keras_path, int8_path, tuple(reports), names)
 
 
 def _run_step(step: Any, model: Any, context: Context, *, preview: bool) -> tuple[StepReport, Compressed]:
@@ -159,14 +160,65 @@ def _unlabelled(bench: Workbench, options: DataOptions) -> BoundDataset:
     return Dataset.open(folder).bind(bench.inputs, bench.outputs)
 
 
-def _key(request: VariantRequest, data_key: str) -> str:
-    """Digest of all that the result depends on: what another run has left must not be taken up."""
-    parts = [
+def _step_folder(root: Path | None, names: tuple[str, ...], number: int) -> Path | None:
+    if root is None or not names:
+        return None
+    folder = root / names[number]
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.touch()  # In use: a collection of the store goes by it.
+    return folder
+
+
+def _step_names(request: VariantRequest, data_key: str) -> tuple[str, ...]:
+    """A name for every step, with a digest of all that its result depends on: recipes share their first steps."""
+    parts: list[Any] = [
         sha256_of_path(request.source),
         data_key,
-        request.recipe.slug,
         asdict(request.settings),
-        None if request.profile is None else request.profile.text,
         [version(name) for name in ("edgecomp", "tensorflow", "tf-keras", "numpy")],
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    names = []
+    for step in request.recipe.steps:
+        parts.append([step.technique, step.options.model_dump(), device_traits(step.technique, request.profile)])
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        names.append(f"{step.technique.replace('_', '-')}-{digest}")
+    return tuple(names)
+
+
+@functools.lru_cache(maxsize=1)
+def _original(source: Path, trust_code: bool) -> Any:
+    from edgecomp.load import load_trainable
+
+    return load_trainable(str(source), trust_code=trust_code)
+
+
+def weigh(source: Path, trust_code: bool, profile: DeviceProfile, recipe: Recipe | None) -> Footprint:
+    """What the model weighs, as it is or by arithmetic after a recipe. Several steps count as if they were independent.
+
+    Raises:
+        CompressionError: A technique finds nothing to do, or not as much as asked for.
+    """
+    from edgecomp.compress._footprint import footprint
+    from edgecomp.keras_graph import flatten
+
+    model = _original(source, trust_code)
+    before = footprint(flatten(model), profile)
+    weighs = asdict(before)
+    for step in () if recipe is None else recipe.steps:
+        after = asdict(technique(step.technique).estimate(model, step.options, profile))
+        weighs = {name: round(value * after[name] / getattr(before, name)) for name, value in weighs.items()}
+    return Footprint(**weighs)
+
+
+def seconds_per_epoch(
+    bench: Workbench, source: Path, trust_code: bool, settings: TrainingSettings, unlabelled: DataOptions | None
+) -> float:
+    """How long an epoch of plain fine-tuning takes, measured on a few steps."""
+    from edgecomp.keras_graph import flatten
+    from edgecomp.training.loop import FineTuning, Run
+
+    original = _original(source, trust_code)
+    data, _ = _data(bench, unlabelled)
+    job = FineTuning(data, settings, original if settings.distill_weight > 0 else None)
+    run = Run(job, flatten(original), data.require_train("training"), "timing", {})
+    return run.seconds_per_epoch()

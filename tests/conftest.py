@@ -27,6 +27,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def store_folder(tmp_path_factory) -> Path:
+    """Every fit of the tests keeps its work here, not in the folder that tests are run in."""
+    folder = tmp_path_factory.mktemp("store")
+    os.environ["EDGECOMP_STORE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real models and data."""

@@ -132,6 +132,7 @@ def files(tmp_path):
     (folder / "cut.keras").write_bytes(whole[: len(whole) // 2])
     (folder / "text.tflite").write_text("this is no flatbuffer at all")
     (folder / "notes.txt").write_text("hello")
+    (folder / "settings.toml").write_text('[limits]\nmax_rom = "48KiB"\n[devices.rpi4]\n')
     (folder / "typo.toml").write_text(edgecomp.load_profile("rpi4").text.replace("cores", "coers"))
     return folder
 
@@ -144,7 +145,14 @@ MISTAKES = [
     ("fit --device {}/typo.toml", 2, "unknown key cpu.coers"),
     ("fit --device rpi4 --max-model-size 3parsecs", 2, "Unknown unit 'parsecs'"),
     ("fit --device rpi4 --max-accuracy-drop 1", 2, "'1' needs a unit: pp"),
-    ("fit --device rpi4 --max-latency 5ms", 2, "--max-latency is judged by measuring on the device and needs --host"),
+    ("fit --device rpi4 --max-flips 5", 2, "A share must lie between 0 and 1"),
+    ("fit --device rpi4 --max-energy 5ms", 2, "needs a unit of energy"),
+    ("fit --device rpi4 --minimize weight", 2, "'weight' is not one of"),
+    ("fit --device rpi4 --min-accuracy 85", 2, "--min-accuracy 85 can never be judged: accuracy lies between 0 and 1"),
+    ("fit --config {}/nowhere.toml", 2, "nowhere.toml: cannot be read"),
+    ("fit --config {}/settings.toml", 2, "settings.toml: unknown key limits.max_rom"),
+    ("fit --device esp32s3-psram --max-latency 5ms", 1, "esp32s3-psram: --max-latency cannot be judged"),
+    ("fit --device coral-dev-board --max-latency 5ms", 1, "its profile names no cost family"),
     ("fit --device stm32l4r5 --host local", 2, "a microcontroller cannot be reached by SSH"),
     ("fit --device rpi4 --host pixel4=local", 2, "'pixel4' is not among --device rpi4"),
     ("fit {}/good.keras --device rpi4", 2, "--data is missing"),

@@ -152,6 +152,74 @@ class TestByHand:
         assert by_hand(graph, family=each_time).value_ms == pytest.approx((576 * 3 * 2 + 1000) / 1000)
 
 
+class TestDecode:
+    """TFLM's DECODE: two constant inputs (stream, header with tables) for each output, weights of 12 channels."""
+
+    NOTE = "DECODE: counted from TFLM's source, not fitted."
+    TFLM = FAMILY.model_copy(update={"folds_constants": False})
+
+    def decode(self, *headers, shape=(12, 1, 1, 8)):
+        """A DECODE with an output for each header, and a convolution that reads the first."""
+        count, tensors, inputs = len(headers), [tensor(0, (1, 4, 4, 8))], []
+        for _ in headers:
+            inputs += [len(tensors), len(tensors) + 1]
+            tensors += [tensor(len(tensors), (), data_bytes=36), tensor(len(tensors) + 1, (), data_bytes=24)]
+        made = tuple(range(len(tensors), len(tensors) + count))
+        tensors += [replace(tensor(index, shape), scales=(0.1,) * 12) for index in made]
+        tensors.append(tensor(len(tensors), (1, 4, 4, 12)))
+        conv = ("CONV_2D", (0, made[0]), (len(tensors) - 1,))
+        graph = graph_of(tensors, ("TFLM_DECODE", tuple(inputs), made), conv)
+        first, *rest = graph.main.operators
+        first = replace(first, is_custom=True, decode_headers=headers)
+        return replace(graph, subgraphs=(replace(graph.main, operators=(first, *rest)),))
+
+    @staticmethod
+    def header(kind, parameters=0):
+        return bytes([kind, 1, 0, 0, 1, parameters]) + bytes(10)
+
+    @pytest.mark.parametrize(
+        ("header", "shape", "cycles"),
+        [
+            ((0, 0x03), (12, 1, 1, 8), 6),
+            ((0, 0xF4), (12, 1, 1, 8), 6),
+            ((0, 0x05), (12, 1, 1, 8), 25),  # the fast loop takes 2, 3 and 4 bits
+            ((0, 0x33), (1, 8, 1, 12), 25),  # and channels on the first axis
+            ((1, 0x40), (12, 1, 1, 8), 45),
+            ((2, 0), (12, 1, 1, 8), 14),
+        ],
+        ids=["LUT", "LUT shared", "LUT 5 bits", "LUT last axis", "HUFFMAN", "PRUNE"],
+    )
+    def test_cycles_of_96_values(self, header, shape, cycles):
+        found = by_hand(self.decode(self.header(*header), shape=shape), family=self.TFLM)
+        assert found.per_operator[0][1:] == ("TFLM_DECODE", pytest.approx((96 * cycles + 1000) / 1000))
+        assert found.notes == (self.NOTE,)
+
+    def test_one_operator_with_several_results(self):
+        found = by_hand(self.decode(self.header(0, 0x02), self.header(1, 0x10)), family=self.TFLM)
+        assert found.per_operator[0][2] == pytest.approx((96 * (6 + 45) + 1000) / 1000)
+
+    def test_its_share_is_uncertain(self):
+        found = by_hand(self.decode(self.header(1, 0x10)), family=self.TFLM)
+        share = found.per_operator[0][2] / found.value_ms
+        assert found.high_ms / found.value_ms == pytest.approx(math.exp(1.645 * math.hypot(0.1, 0.5 * share)))
+
+    def test_what_tflm_does_not_know_has_no_estimate(self):
+        for headers in ((), (b"",), (self.header(127),)):
+            graph = self.decode(self.header(0, 3))
+            first, *rest = graph.main.operators
+            graph = replace(
+                graph, subgraphs=(replace(graph.main, operators=(replace(first, decode_headers=headers), *rest)),)
+            )
+            found, reason = estimate(operator_work(graph), self.TFLM, self.TFLM.cores["core-a"], 1e6)
+            assert found is None
+            assert reason.startswith("the work of an operator is not known (TFLM_DECODE")
+
+    def test_other_runtimes_do_not_decode(self):
+        found, reason = estimate(operator_work(self.decode(self.header(0, 3))), FAMILY, FAMILY.cores["core-a"], 1e6)
+        assert found is None
+        assert reason.startswith("only TensorFlow Lite Micro decodes packed weights")
+
+
 class TestNoEstimate:
     def reason(self, graph, family=FAMILY):
         found, reason = estimate(operator_work(graph), family, family.cores["core-a"], 1e6)

@@ -348,26 +348,6 @@ class TestApply:
         made = prune.apply(frozen, options(), context)
         assert sum(zeros_of(made.model)[name] for name in PRUNED) == 4480
 
-    @pytest.mark.slow
-    def test_another_target_does_not_take_up_the_state(self, model, data, tmp_path):
-        class StopError(Exception):
-            pass
-
-        def stop(what, done, total):
-            if "training" in what and done > total / 2:
-                raise StopError
-
-        settings = TrainingSettings(epochs=3, batch_size=256)
-        killed = Context(data=data, settings=settings, teacher=model, folder=tmp_path, report=stop)
-        with pytest.raises(StopError):
-            prune.apply(model, options(sparsity=0.5), killed)
-        assert len(list(tmp_path.glob("*.npz"))) == 1
-        again = Context(data=data, settings=settings, teacher=model, folder=tmp_path)
-        assert prune.apply(model, options(sparsity=0.7), again).history.resumed_at == 0
-        made = prune.apply(model, options(sparsity=0.5), again)
-        assert made.history.resumed_at == 1
-        assert sum(zeros_of(made.model)[name] for name in PRUNED) == 4480
-
     def test_without_training_samples(self, model, data):
         context = Context(data=TrainingData(None, data.validation), settings=SETTINGS, teacher=model)
         with pytest.raises(MissingDataError, match="prune needs training samples"):

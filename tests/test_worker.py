@@ -1,10 +1,12 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from edgecomp.errors import UsageError, WorkerError
+from edgecomp.executors.limits import MEMORY_BYTES, machine_bytes, worker_bytes
 from edgecomp.executors.local import Worker
 
 
@@ -95,3 +97,25 @@ def test_a_worker_ends_when_its_parent_is_killed(tmp_path):
         child = int(parent.stdout.readline())
         parent.kill()
     assert gone_soon(child)
+
+
+def test_a_worker_that_wants_too_much_memory_fails_by_itself(tmp_path):
+    """512 MiB are allowed: a fourth of that is there, twice as much is not, and the worker lives on."""
+    with Worker("test", tmp_path / "log", environment={MEMORY_BYTES: str(2**29)}) as worker:
+        assert worker.call("tests.worker_functions:take", count=2**27) == 2**27
+        with pytest.raises(WorkerError, match=r"take needs more memory than the 0\.5 GiB that a worker may use"):
+            worker.call("tests.worker_functions:take", count=2**30)
+        assert worker.call("tests.worker_functions:take", count=10) == 10
+
+
+def test_workers_share_four_fifths_of_the_memory():
+    assert worker_bytes(1) == int(0.8 * machine_bytes())
+    assert worker_bytes(2) == worker_bytes(1) // 2
+    assert 2**28 < machine_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_threads_take_turns(worker):
+    """Two calls at once on one pipe would mix their answers."""
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda count: worker.call("tests.worker_functions:take", count=count), range(40)))
+    assert found == list(range(40))

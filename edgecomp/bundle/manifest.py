@@ -82,6 +82,7 @@ class Manifest(_Model):
         description="Every number with its mode, interval, split and kernels, as in fit-result.schema.json."
     )
     limits: dict[str, float | str | None]
+    fit: dict[str, Any] = Field(default={}, description="Further options of the fit that a refit repeats.")
     golden: Golden
     plan: tuple[PlanStep, ...]
     seed: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgecomp.bundle.manifest import Manifest
 from edgecomp.bundle.writer import MANIFEST_NAME
 from edgecomp.errors import BundleError
 from edgecomp.files import sha256_of
+from edgecomp.profile import DeviceProfile
 
 # No file of a bundle is larger; a hostile .zip may unpack to anything.
 _MAX_FILE_BYTES = 2 << 30
@@ -35,6 +37,20 @@ class Bundle:
                 return {name: arrays[name] for name in arrays.files}
         except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{self.path}: golden.npz cannot be read: {error}.") from error
+
+
+def profile_of(bundle: Bundle) -> DeviceProfile:
+    """The profile of the device that a bundle was made for.
+
+    Raises:
+        BundleError: It is not there, or no profile.
+    """
+    if "profile.toml" not in bundle.files:
+        raise BundleError(f"{bundle.path}: profile.toml is missing.")
+    try:
+        return DeviceProfile.model_validate(tomllib.loads(bundle.files["profile.toml"].decode()))
+    except (ValueError, ValidationError) as error:
+        raise BundleError(f"{bundle.path}: profile.toml cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def read_bundle(path: Path) -> Bundle:

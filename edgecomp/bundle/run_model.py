@@ -22,11 +22,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def load_interpreter() -> tuple[Any, str]:
     """The first runtime that works, and its name."""
+    # Where model.tflite is packed for a microcontroller, this computes the same.
+    unpacked = os.path.join(HERE, "unpacked.tflite")
+    path = unpacked if os.path.exists(unpacked) else os.path.join(HERE, "model.tflite")
     reasons = []
     for module in ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite"):
         try:
             interpreter = __import__(module, fromlist=["Interpreter"]).Interpreter
-            return interpreter(model_path=os.path.join(HERE, "model.tflite")), module
+            return interpreter(model_path=path), module
         except ImportError as error:
             reasons.append("{}: {}".format(module, error))
     sys.exit("No TFLite runtime works here. Install one: pip install ai-edge-litert\n" + "\n".join(reasons))

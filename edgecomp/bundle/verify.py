@@ -12,6 +12,7 @@ import numpy as np
 from edgecomp.agent.agent import compare_golden
 from edgecomp.bench import TOLERANCE_LSB
 from edgecomp.bundle.reader import Bundle, read_bundle
+from edgecomp.bundle.writer import UNPACKED_NAME
 from edgecomp.errors import BundleError
 from edgecomp.inference import KernelFamily, Model, load, runtime_version
 
@@ -68,7 +69,7 @@ def verify_bundle(path: Path) -> VerifyReport:
         model = load(bundle.files["model.tflite"], kernels)
     except ModuleNotFoundError:  # tflite-micro exists for one platform only.
         kernels = KernelFamily.LITERT_REFERENCE
-        model = load(bundle.files["model.tflite"], kernels)
+        model = load(bundle.files.get(UNPACKED_NAME, bundle.files["model.tflite"]), kernels)
     here = (str(kernels), *runtime_version(kernels), platform.machine())
     made = (golden.kernel_family, golden.runtime, golden.runtime_version, golden.architecture)
     found = _compare(bundle, model, is_exact=here == made)

@@ -14,6 +14,8 @@ from edgecomp.errors import BundleError
 from edgecomp.files import atomic_folder, sha256_of, stage_file
 
 MANIFEST_NAME = "manifest.json"
+# Of a bundle whose model.tflite is packed for TFLM: what LiteRT runs in its place.
+UNPACKED_NAME = "unpacked.tflite"
 # The start of the zip format's calendar: a time of our own would make two equal bundles differ.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 

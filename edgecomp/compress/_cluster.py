@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from edgecomp.training.task import make_task
 
 _MEASURED_SAMPLES = 256
 _MOST_BITS = 6
+_KEPT: dict[str, dict[str, list[_Choice]]] = {}
 
 
 def clustered(model: Any, options: Options, context: Context, *, train: bool) -> Compressed:
@@ -134,7 +136,7 @@ def allocate(model: Any, options: Options, mean_bits: float, context: Context) -
         CompressionError: They never do.
     """
     found = kernels(model)
-    curves = {kernel.layer.name: _curve(model, kernel, options, context) for kernel in found}
+    curves = _curves(model, options, context)
     limit = mean_bits / 8 * sum(int(np.prod(kernel.variable.shape)) for kernel in found)
     chosen = dict.fromkeys(curves, 0)
     while sum(curves[name][place].size for name, place in chosen.items()) > limit:
@@ -157,6 +159,18 @@ def allocate(model: Any, options: Options, mean_bits: float, context: Context) -
 def _price(now: _Choice, below: _Choice) -> float:
     """Distance that a saved byte costs."""
     return (below.distance - now.distance) / (now.size - below.size)
+
+
+def _curves(model: Any, options: Options, context: Context) -> dict[str, list[_Choice]]:
+    """Of every layer. The last ones are kept: whoever tries several numbers of bits asks for the same again."""
+    digest = hashlib.sha256(repr((options.codebook, context.settings.temperature)).encode())
+    for variable in model.variables:
+        digest.update(variable.numpy().tobytes())
+    key = digest.hexdigest()
+    if key not in _KEPT:
+        _KEPT.clear()
+        _KEPT[key] = {kernel.layer.name: _curve(model, kernel, options, context) for kernel in kernels(model)}
+    return _KEPT[key]
 
 
 def _curve(model: Any, kernel: Kernel, options: Options, context: Context) -> list[_Choice]:

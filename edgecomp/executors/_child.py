@@ -10,7 +10,8 @@ import threading
 import traceback
 from typing import IO, Any
 
-from edgecomp.errors import EdgecompError
+from edgecomp.errors import EdgecompError, WorkerError
+from edgecomp.executors.limits import MEMORY_BYTES, limit_memory
 from edgecomp.executors.local import read_message, write_message
 
 _replies: IO[bytes] | None = None
@@ -37,15 +38,26 @@ def _answer(function: str, arguments: dict[str, object]) -> tuple[str, object]:
         return "result", getattr(importlib.import_module(module), name)(**arguments)
     except EdgecompError as error:
         return "error", error
+    except MemoryError:
+        return "error", _out_of_memory(name)
     except Exception as error:  # The last resort of the process: the log has the traceback, the parent the sentence.
         traceback.print_exc()
+        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's name for the same.
+            return "error", _out_of_memory(name)
         text = " ".join(str(error).split())
         return "error", f"{type(error).__name__}: {text[:300]}"
+
+
+def _out_of_memory(name: str) -> WorkerError:
+    allowed = os.environ.get(MEMORY_BYTES)
+    limit = "there is" if allowed is None else f"the {int(allowed) / 2**30:.1f} GiB that a worker may use"
+    return WorkerError(f"{name} needs more memory than {limit}.")
 
 
 def main(log_path: str) -> None:
     """Serve requests until the parent closes the pipe."""
     global _replies
+    limit_memory()
     requests_stream = os.fdopen(os.dup(0), "rb")
     _replies = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -66,18 +67,23 @@ class Worker:
         self.has_failed = False
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._busy = threading.Lock()
 
     def preload(self, *modules: str) -> None:
         """Start the child and have it import modules; the parent does not wait."""
         self._send(("preload", modules, {}))
 
     def call(self, function: str, /, *, progress: Progress | None = None, **arguments: object) -> Any:
-        """Run `package.module:function` in the child and return what it returns.
+        """Run `package.module:function` in the child and return what it returns. Threads take turns.
 
         Raises:
             EdgecompError: The function raised one; it is raised here again.
             WorkerError: The function raised something unforeseen, or the child died.
         """
+        with self._busy:
+            return self._call(function, arguments, progress)
+
+    def _call(self, function: str, arguments: dict[str, object], progress: Progress | None) -> Any:
         replies = self._send(("call", function, arguments))
         while True:
             try:

@@ -23,9 +23,14 @@ if TYPE_CHECKING:
         Robustness,
     )
 
-_STYLES = {"chosen": "bold green", "rejected": "yellow", "failed": "red"}
+_STYLES = {"chosen": "bold green", "beaten": "green", "rejected": "yellow", "failed": "red"}
 _SPLITS = {"validation": "val", "test": "test"}
-_STATUS = {"fits": "[bold green]fits[/]", "no_fit": "[bold red]nothing fits[/]", "failed": "[bold red]failed[/]"}
+_STATUS = {
+    "fits": "[bold green]fits[/]",
+    "no_fit": "[bold red]nothing fits[/]",
+    "failed": "[bold red]failed[/]",
+    "planned": "[bold]planned[/]",
+}
 
 
 def make_console() -> Console:
@@ -54,16 +59,29 @@ def print_fit(result: FitResult) -> None:
     console.print(f"[dim]{result.seconds:.1f} s, seed {result.seed}. {intervals}[/]")
 
 
-def _print_device(console: Console, device: DeviceResult, metric: str) -> None:
+def describe_device_limits(device: DeviceResult, metric: str) -> str:
+    """The limits of a device in a line."""
     limits = device.limits
-    known = [f"accuracy drop {limits['max_accuracy_drop']}"]
+    known = [] if limits["max_accuracy_drop"] is None else [f"accuracy drop {limits['max_accuracy_drop']}"]
+    if limits["min_accuracy"] is not None:
+        known.append(f"{metric} {limits['min_accuracy']}")
+    if limits["max_flips"] is not None:
+        known.append(f"flips {100 * float(limits['max_flips']):.4g} %")
     for key, name in (("max_model_bytes", "model file"), ("max_ram_bytes", "RAM")):
         if limits[key] is not None:
             known.append(f"{name} {format_bytes(int(limits[key] or 0))}")
     if limits["max_latency_ms"] is not None:
         known.append(f"latency {limits['max_latency_ms']} ms")
+    if limits["max_energy_mj"] is not None:
+        known.append(f"energy {limits['max_energy_mj']} mJ")
+    return ", ".join(known)
+
+
+def _print_device(console: Console, device: DeviceResult, metric: str) -> None:
     console.print()
-    console.print(f"[bold]{device.device}[/]: {_STATUS[device.status]}   limits: {', '.join(known)}")
+    console.print(
+        f"[bold]{device.device}[/]: {_STATUS[device.status]}   limits: {describe_device_limits(device, metric)}"
+    )
     if device.reason is not None:
         console.print(escape(device.reason))
     if any(item.status != "skipped" for item in device.candidates):
@@ -103,7 +121,7 @@ def _candidate_table(device: DeviceResult, metric: str) -> Table:
             "" if item.agreement is None else f"{item.agreement.value:.1%}",
             "" if item.model_bytes is None else format_bytes(item.model_bytes),
             _memory(item),
-            _latency(item),
+            latency_text(item),
         )
     return table
 
@@ -211,10 +229,10 @@ def _memory(item: CandidateResult) -> str:
     return "" if item.ram_bytes is None else f"{format_bytes(item.ram_bytes)} {item.arena_mode}"
 
 
-def _latency(item: CandidateResult) -> str:
-    if item.latency_ms is None:
-        return ""
-    return f"{item.latency_ms.value:.4g} ms {item.latency_ms.mode}"
+def latency_text(item: CandidateResult) -> str:
+    """Measured or estimated, and which; empty if it is not known."""
+    latency = item.latency_ms or item.estimated_latency_ms
+    return "" if latency is None else f"{latency.value:.4g} ms {latency.mode}"
 
 
 def print_measurement(measurement: Measurement) -> None:

@@ -26,6 +26,7 @@ from edgecomp.training.task import make_task
 
 _EVALUATION_BATCH = 256
 _REPORTED_STEPS = 20
+_WARM_UP_STEPS, _TIMED_STEPS = 2, 10
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,21 @@ class Run:
                 hint=f"Lower --learning-rate (it is {settings.learning_rate:g}), or look for NaN in the data.",
             )
         return loss
+
+    def seconds_per_epoch(self) -> float:
+        """Measured on a few steps, which move the weights: for a model that is thrown away afterwards."""
+        settings = self.job.settings
+        batches = iter(self.samples.batches(settings.batch_size))
+        seed, started, done = tf.zeros(2, tf.int32), 0.0, 0
+        for done, (inputs, labels, positions) in enumerate(batches):
+            if done == _WARM_UP_STEPS:
+                started = time.monotonic()
+            elif done > _WARM_UP_STEPS + _TIMED_STEPS:
+                break
+            targets = () if self.targets is None else tuple(tf.gather(item, positions) for item in self.targets)
+            self.step(inputs, labels, positions, targets, seed)
+        timed = max(done - _WARM_UP_STEPS, 1)
+        return self.steps * (time.monotonic() - started) / timed if started else 1.0
 
     def _step(self, inputs: Any, labels: Any, positions: Any, targets: Any, seed: Any) -> Any:
         settings = self.job.settings

@@ -1,0 +1,375 @@
+"""The planner's oracle for one device: recipes applied, converted and measured, or taken from the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgecomp.budget import Values
+from edgecomp.candidates import Shop, Target, judged, measure_file, values_of
+from edgecomp.compress import Footprint
+from edgecomp.data import DataOptions
+from edgecomp.delivery import candidate_files, versions
+from edgecomp.errors import EdgecompError, WorkerError
+from edgecomp.executors.local import Progress, Worker
+from edgecomp.intake import Imported
+from edgecomp.planner.ladder import Stage, Trial
+from edgecomp.profile import Precision
+from edgecomp.quantize import QuantizationOptions
+from edgecomp.recipe import Recipe
+from edgecomp.results import CandidateResult, RecipeReport, RecipeStepReport
+from edgecomp.stages import MadeFile
+from edgecomp.store import Run, Store
+from edgecomp.training.settings import TrainingSettings
+from edgecomp.units import format_seconds
+from edgecomp.variants import Variant, VariantRequest
+
+_STAGES, _VARIANTS = "edgecomp.stages:", "edgecomp.variants:"
+_SHORT_SHARE = 0.25
+# Of a plain epoch: what codebooks, masks and rounding take beside it.
+_DEARER = 1.4
+_CODED_TENSOR_BYTES = 75
+
+
+@dataclass
+class Means:
+    """What all devices of one fit share.
+
+    Attributes:
+        trainers: TensorFlow workers; as many trainings run at once.
+        settings: How to fine-tune in full.
+        deadline_s: Of the whole fit, in seconds of work, those of interrupted parts included; None: no limit.
+    """
+
+    source: Path
+    trust_code: bool
+    imported: Imported
+    shop: Shop
+    store: Store
+    run: Run
+    trainers: Sequence[Worker]
+    settings: TrainingSettings
+    unlabelled: DataOptions | None = None
+    deadline_s: float | None = None
+    seconds_per_epoch: float | None = None
+    weights: dict[str, Footprint | None] = field(default_factory=dict)
+    sensitivities: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+
+    def bring(self, result: CandidateResult) -> None:
+        """The files of a candidate that the store has, where the run expects them."""
+        for path in candidate_files(self.shop, result):
+            if not path.exists() and (stored := self.store.path_of(path.stem)) is not None:
+                shutil.copyfile(stored, path)
+
+    def sensitivity(self, io: str) -> list[tuple[str, float]]:
+        """Layers whose rounding to INT8 hurts most, worst first, with the share of the error that each is."""
+        if io not in self.sensitivities:
+            self.sensitivities[io] = self.shop.quantizing.call(
+                _STAGES + "sensitivities", bench=self.shop.bench, io=io, progress=self.shop.progress
+            )
+        return self.sensitivities[io]
+
+    def left_s(self) -> float | None:
+        """Seconds until the time limit; None without one."""
+        return None if self.deadline_s is None else self.deadline_s - self.run.elapsed_s()
+
+    def epoch_s(self) -> float:
+        """Seconds that a plain epoch takes on this machine, measured once."""
+        if self.seconds_per_epoch is None:
+            known = self.store.recall(key := self._rate_key())
+            if known is None:
+                self.shop.progress("timing an epoch", 0, 0)
+                seconds = self.trainers[0].call(
+                    _VARIANTS + "seconds_per_epoch",
+                    bench=self.imported.bench,
+                    source=self.source,
+                    trust_code=self.trust_code,
+                    settings=self.settings,
+                    unlabelled=self.unlabelled,
+                )
+                self.store.remember(key, "rate", known := {"seconds_per_epoch": seconds}, (), 0.0)
+            self.seconds_per_epoch = float(known["seconds_per_epoch"])
+        return self.seconds_per_epoch
+
+    def _rate_key(self) -> str:
+        return digest("rate", self.imported.info.sha256, self.imported.data["sha256"], asdict(self.settings))
+
+
+def digest(*parts: Any) -> str:
+    """Of plain values."""
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
+
+
+class Lab:
+    """What `planner.ladder` asks of one device.
+
+    Args:
+        means: Shared by the devices.
+        target: The device.
+        base: The post-training candidate that recipes start from: of the same precision, made of the whole model.
+        float_score: The float model's on validation, None without labels.
+        finish: What is left to do to a trained candidate that fits: its timing on the device.
+    """
+
+    only_plans = False
+
+    def __init__(
+        self,
+        means: Means,
+        target: Target,
+        base: CandidateResult,
+        float_score: float | None,
+        finish: Callable[[CandidateResult], CandidateResult],
+    ) -> None:
+        self.means, self.target, self.base, self.float_score, self.finish = means, target, base, float_score, finish
+        self.options = QuantizationOptions(
+            Precision(base.name), target.io, int4_operators=target.profile.runtime.int4_weight_operators
+        )
+
+    def values(self, result: CandidateResult) -> Values:
+        """What the limits are held against."""
+        values = values_of(
+            result,
+            self.float_score,
+            confident=self.means.shop.confident,
+            higher_is_better=self.target.budget.higher_is_better,
+        )
+        if self.target.measure is None or result.latency_ms is not None:
+            return values
+        # It will be timed: only an estimate that cannot be right rules it out.
+        latency, energy = result.estimated_latency_ms, result.energy_mj
+        return replace(
+            values,
+            latency_ms=None if latency is None else latency.low,
+            energy_mj=None if energy is None else energy.low,
+        )
+
+    def estimate(self, recipe: Recipe) -> Values | None:
+        """See `planner.ladder.Oracle`. The file of the base, less what its weights lose; latency falls with MACs."""
+        before, after = self._weigh(None), self._weigh(recipe)
+        if before is None or after is None:
+            return None
+        base = self.values(self.base)
+        size = None
+        if base.model_bytes is not None:
+            is_coded = any(step.technique == "cluster" for step in recipe.steps)
+            overhead = _CODED_TENSOR_BYTES * self._coded_tensors() if is_coded else 0
+            packing = self.base.packing
+            plain = base.model_bytes if packing is None else packing.plain_bytes
+            size = max(0, plain - before.weight_bytes + after.weight_bytes) + overhead
+        part = after.macs / max(before.macs, 1)
+        return Values(
+            drop=None,
+            float_score=base.float_score,
+            model_bytes=size,
+            ram_bytes=None,
+            latency_ms=None if base.latency_ms is None else base.latency_ms * part,
+            energy_mj=None if base.energy_mj is None else base.energy_mj * part,
+        )
+
+    def _coded_tensors(self) -> int:
+        kinds = ("CONV_2D", "FULLY_CONNECTED", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+        return sum(operator.code in kinds for operator in self.means.imported.graph.main.operators)
+
+    def _weigh(self, recipe: Recipe | None) -> Footprint | None:
+        from edgecomp.compress._traits import device_traits
+
+        steps = () if recipe is None else recipe.steps
+        traits = [device_traits(step.technique, self.target.profile) for step in steps]
+        key = digest("weigh", str(recipe), traits, self.target.profile.runtime.name)
+        if key not in self.means.weights:
+            self.means.weights[key] = self._weighed(recipe)
+        return self.means.weights[key]
+
+    def _weighed(self, recipe: Recipe | None) -> Footprint | None:
+        try:
+            found: Footprint = self.means.trainers[0].call(
+                _VARIANTS + "weigh",
+                source=self.means.source,
+                trust_code=self.means.trust_code,
+                profile=self.target.profile,
+                recipe=recipe,
+            )
+        except WorkerError:
+            raise
+        except EdgecompError:
+            return None
+        return found
+
+    def preview(self, recipe: Recipe) -> Trial:
+        """See `planner.ladder.Oracle`."""
+        return self._trial(recipe, "preview", self.means.trainers[0])
+
+    def train(self, recipe: Recipe, *, short: bool) -> Trial:
+        """See `planner.ladder.Oracle`."""
+        return self._trial(recipe, "short" if short else "full", self.means.trainers[0])
+
+    def expect(self, recipes: Sequence[Recipe], *, short: bool) -> None:
+        """See `planner.ladder.Oracle`. With several trainers these are trained side by side."""
+        trainers = self.means.trainers
+        if len(trainers) < 2 or len(recipes) < 2:
+            return
+        stage: Stage = "short" if short else "full"
+        free = list(trainers)
+
+        def train(recipe: Recipe) -> None:
+            trainer = free.pop()
+            try:
+                self._variant(recipe, stage, trainer)
+            except EdgecompError:
+                pass  # It is told when the recipe's turn comes.
+            finally:
+                free.append(trainer)
+
+        with ThreadPoolExecutor(len(trainers)) as pool:
+            list(pool.map(train, recipes))
+
+    def unaffordable(self, recipe: Recipe, *, short: bool) -> str | None:
+        """See `planner.ladder.Oracle`."""
+        left = self.means.left_s()
+        if left is None or self._is_done(recipe, "short" if short else "full"):
+            return None
+        needs = self.seconds(recipe, short=short)
+        if needs <= left:
+            return None
+        return f"not trained: it would take about {format_seconds(needs)}, and {format_seconds(max(left, 0))} are left"
+
+    def seconds(self, recipe: Recipe, *, short: bool) -> float:
+        """How long a training will take, estimated from the measured time of an epoch."""
+        epochs = self._settings("short" if short else "full").epochs
+        done = sum(0.25 if step.technique == "qat" else 1.0 for step in recipe.steps)
+        return max(1.0, _DEARER * self.means.epoch_s() * epochs * done)
+
+    def _settings(self, stage: Stage) -> TrainingSettings:
+        full = self.means.settings
+        return full if stage != "short" else replace(full, epochs=max(1, round(full.epochs * _SHORT_SHARE)))
+
+    def _key(self, recipe: Recipe, stage: Stage) -> str:
+        """Of the candidate's figures on this device."""
+        imported, shop = self.means.imported, self.means.shop
+        return digest(
+            "trial", imported.info.sha256, imported.data["sha256"], shop.bench.metric, shop.bench.seed, recipe.slug,
+            stage, asdict(self._settings(stage)), asdict(self.options), self.target.profile.text,
+            self.target.budget.max_model_bytes, self.target.budget.max_ram_bytes, self.target.prefers_small,
+            self.target.num_threads, str(self.means.unlabelled), versions(),
+        )  # fmt: skip
+
+    def _is_done(self, recipe: Recipe, stage: Stage) -> bool:
+        return self.means.store.recall(self._key(recipe, stage)) is not None
+
+    def _trial(self, recipe: Recipe, stage: Stage, trainer: Worker) -> Trial:
+        started = time.monotonic()
+        key, store = self._key(recipe, stage), self.means.store
+        with store.lock(key):
+            known = store.recall(key)
+            if known is None:
+                result = self._made(recipe, stage, trainer)
+                result = result.model_copy(update={"seconds": round(time.monotonic() - started, 2)})
+                known = result.model_dump(mode="json")
+                kept = [store.put(path.read_bytes()) for path in candidate_files(self.means.shop, result)]
+                if result.status != "failed":
+                    store.remember(key, stage, known, kept, result.seconds)
+                    self.means.run.record("made", {"key": key, "stage": stage, "name": result.name})
+            result = CandidateResult.model_validate(known)
+        self.means.run.use(key)
+        self.means.bring(result)
+        if result.status != "failed":
+            result = judged(result, self.target.budget.violations(self.values(result)))
+        if stage == "full" and result.status == "chosen":
+            result = self.finish(result)
+        self.means.run.record(
+            "trial", {"device": self.target.profile.name, "stage": stage, "candidate": result.model_dump(mode="json")}
+        )
+        values = None if result.status == "failed" else self.values(result)
+        return Trial(recipe, stage, values, reason=result.reason if values is None else "", result=result)
+
+    def _made(self, recipe: Recipe, stage: Stage, trainer: Worker) -> CandidateResult:
+        """Apply, convert, quantize and measure; a failure is a result with its reason."""
+        name = str(recipe)
+        try:
+            variant = self._variant(recipe, stage, trainer)
+            for name_of_step in variant.step_names:
+                self.means.run.use(name_of_step)
+            made = self._file(variant)
+            result = measure_file(self.means.shop, self.target, self.options, made)
+        except EdgecompError as error:
+            reason = str(error) if isinstance(error, WorkerError) else error.message
+            return CandidateResult(name=name, status="failed", reason=reason)
+        trained = [step for step in variant.steps if step.epochs is not None]
+        report = RecipeReport(
+            stage="preview" if stage == "estimate" else stage,
+            steps=tuple(
+                RecipeStepReport(
+                    technique=step.technique,
+                    options=step.options.model_dump(mode="json", exclude_unset=True),
+                    changes=tuple(f"{item.layer}: {item.change}" for item in told.changes),
+                )
+                for step, told in zip(recipe.steps, variant.steps, strict=True)
+            ),
+            precision=str(self.options.precision),
+            settings=asdict(self._settings(stage)),
+            epochs=sum(step.epochs or 0 for step in trained),
+            train_seconds=round(sum(step.train_seconds or 0.0 for step in trained), 2),
+        )
+        return result.model_copy(update={"name": name, "recipe": report})
+
+    def _variant(self, recipe: Recipe, stage: Stage, trainer: Worker) -> Variant:
+        means = self.means
+        what = {"preview": "previewing", "short": "first epochs of", "full": "training"}[stage]
+        means.shop.progress(f"{self.target.profile.name}: {what} {recipe}", 0, 0)
+        made: Variant = trainer.call(
+            _VARIANTS + "make_variant",
+            bench=means.imported.bench,
+            request=VariantRequest(
+                source=means.source,
+                trust_code=means.trust_code,
+                recipe=recipe,
+                settings=self._settings(stage),
+                profile=self.target.profile,
+                preview=stage == "preview",
+                unlabelled=means.unlabelled,
+                steps=means.store.steps_root,
+            ),
+            progress=_renamed(means.shop.progress, f"{self.target.profile.name}: {recipe}: "),
+        )
+        return made
+
+    def _file(self, variant: Variant) -> MadeFile:
+        """The variant's own int8 file where its ranges were learned, else quantized after training."""
+        shop = self.means.shop
+        if variant.int8_path is not None:
+            made: MadeFile = shop.quantizing.call(
+                _STAGES + "take_file", bench=variant.bench, path=variant.int8_path, method="quantization-aware training"
+            )
+            return made
+        quantized: MadeFile = shop.quantizing.call(
+            _STAGES + "make_candidate", bench=variant.bench, options=self.options
+        )
+        return quantized
+
+
+class Planned(Lab):
+    """A lab that trains nothing, and says of everything how long it would take."""
+
+    only_plans = True
+
+    def unaffordable(self, recipe: Recipe, *, short: bool) -> str | None:
+        """See `planner.ladder.Oracle`."""
+        if short:
+            rest = self.seconds(recipe, short=False)
+            return f"would be trained: {format_seconds(self.seconds(recipe, short=True))}, then {format_seconds(rest)}"
+        return f"would be trained: {format_seconds(self.seconds(recipe, short=False))}"
+
+
+def _renamed(progress: Progress, prefix: str) -> Callable[[str, int, int], None]:
+    def report(what: str, done: int, total: int) -> None:
+        progress(prefix + what, done, total)
+
+    return report
