@@ -134,6 +134,8 @@ class Budget:
         min_accuracy: The least score; where lower is better, the largest.
         max_flips: Share of validation answers that may differ from the float model's.
         is_default_drop: Nobody asked for this accuracy drop: it is the profile's.
+        flattery: By how much validation flatters: what the float model loses from there to test, where it has learned
+            the validation samples by heart. Taken off scores before they are held against `min_accuracy`.
         metric, higher_is_better, is_ratio: What the score is, once `for_metric` has said it.
     """
 
@@ -148,6 +150,7 @@ class Budget:
     metric: str = "accuracy"
     higher_is_better: bool = True
     is_ratio: bool = True
+    flattery: float = 0.0
 
     @classmethod
     def for_device(
@@ -230,11 +233,12 @@ class Budget:
     def _score_violations(self, values: Values) -> list[Violation]:
         if self.min_accuracy is None or values.score is None:
             return []
-        missing = (self.min_accuracy - values.score) * (1 if self.higher_is_better else -1)
+        score = values.score - self.flattery
+        missing = (self.min_accuracy - score) * (1 if self.higher_is_better else -1)
         if missing <= _TOLERANCE:
             return []
         unit = "fraction" if self.is_ratio else "score"
-        return [Violation("accuracy", values.score, self.min_accuracy, unit, title=self.metric)]
+        return [Violation("accuracy", score, self.min_accuracy, unit, title=self.metric)]
 
     def size_violations(self, *, model_bytes: int | None, ram_bytes: int | None) -> list[Violation]:
         """The limits of memory alone, which can be judged before anything is made."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgecomp.cli_options import (
+    Command,
     config_option,
     data_options,
     json_option,
@@ -27,31 +29,35 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("FLOAT32", "FLOAT16", "DYNAMIC_RANGE", "INT8", "INT16X8", "INT4_WEIGHTS", "SELECTIVE")
 
-_fit_options = together(
-    [
-        click.argument("model", required=False, type=click.Path(path_type=Path)),
-        click.option("--data", help="An .npz file, a folder of images, or module:function. Default: the demo's."),
-        click.option("--device", "devices", multiple=True, help="Name or .toml of a profile; repeatable."),
-        config_option,
-        data_options,
-        limit_options,
-        click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Try only these."),
-        click.option("--io", type=click.Choice(("float32", "int8", "uint8")), help="Type of inputs and outputs."),
-        search_options,
-        training_options,
-        model_options,
-        store_option,
-        click.option(
-            "--out", default="bundles", show_default=True, type=click.Path(path_type=Path), help="For bundles."
-        ),
-        click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="On the device."),
-        json_option,
-    ]
-)
+
+def _fit_options(effort: str) -> Callable[[Command], Command]:
+    return together(
+        [
+            click.argument("model", required=False, type=click.Path(path_type=Path)),
+            click.option("--data", help="An .npz file, a folder of images, or module:function. Default: the demo's."),
+            click.option("--device", "devices", multiple=True, help="Name or .toml of a profile; repeatable."),
+            config_option,
+            data_options,
+            limit_options,
+            click.option(
+                "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Try only these."
+            ),
+            click.option("--io", type=click.Choice(("float32", "int8", "uint8")), help="Type of inputs and outputs."),
+            search_options(effort),
+            training_options,
+            model_options,
+            store_option,
+            click.option(
+                "--out", default="bundles", show_default=True, type=click.Path(path_type=Path), help="For bundles."
+            ),
+            click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="On the device."),
+            json_option,
+        ]
+    )
 
 
 @click.command()
-@_fit_options
+@_fit_options("quick")
 @click.option("--host", "hosts", multiple=True, help="[DEVICE=][user@]host[:port] to time the bundle on; repeatable.")
 @click.option("--python", default="python3", show_default=True, help="Interpreter on the host, for --host.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run of this very command.")
@@ -59,7 +65,7 @@ def fit(as_json: bool, **options: Any) -> int:
     """Make a bundle for each device from MODEL (.keras, .h5, SavedModel, .tflite).
 
     Without MODEL the embedded demo is fitted: a small CNN on the UCI handwritten digits. An edgecomp.toml next to
-    MODEL can hold every option; the command line wins.
+    MODEL can hold options, limits and devices; the command line wins.
     """
     from edgecomp.report.progress import progress_on_stderr
     from edgecomp.report.terminal import print_fit
@@ -75,22 +81,20 @@ def fit(as_json: bool, **options: Any) -> int:
 
 
 @click.command()
-@_fit_options
+@_fit_options("standard")
 def plan(as_json: bool, **options: Any) -> int:
     """Say what `fit` would try for MODEL with these options, and why, without training anything.
 
-    The default effort is standard. Candidates that need no training are made and measured; of the others memory,
+    Candidates that need no training are made and measured; of the others memory,
     time and energy are known from untrained previews, the time to train them from a few steps.
     """
     from edgecomp.report.plan import print_plan
     from edgecomp.report.progress import progress_on_stderr
     from edgecomp.request import run_fit
 
-    typed = typed_names()
-    effort = {} if "effort" in typed else {"effort": "standard"}
-    options |= {"hosts": (), "python": "python3", "resume": False, "plan_only": True} | effort
+    options |= {"hosts": (), "python": "python3", "resume": False, "plan_only": True}
     with progress_on_stderr() as progress:
-        result = run_fit(options, progress, typed=typed)
+        result = run_fit(options, progress, typed=typed_names())
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:
@@ -105,7 +109,7 @@ def plan(as_json: bool, **options: Any) -> int:
 def explain(run: str, store_folder: Path, as_json: bool) -> int:
     """Tell why RUN chose what it chose: each candidate, the limit that it broke, what a looser limit would allow.
 
-    RUN is a name of `edgecomp runs list`, or its beginning; "last" is the newest.
+    RUN is a name of `edgecomp runs list`, or its beginning, or "last".
     """
     from edgecomp.report.story import print_story
     from edgecomp.store import Store
@@ -114,8 +118,7 @@ def explain(run: str, store_folder: Path, as_json: bool) -> int:
     if store is None:
         raise StoreError(f"There is no store at {store_folder}.", hint="Name its folder with --store.")
     with store:
-        newest = store.runs()[:1] if run == "last" else []
-        details = store.load_run(newest[0].name if newest else run)
+        details = store.load_run(run)
     if as_json:
         click.echo(json.dumps({"schema": "edgecomp.run/1", **details.to_json()}, indent=2))
     else:
@@ -128,7 +131,7 @@ def explain(run: str, store_folder: Path, as_json: bool) -> int:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="An .npz file, a folder of images, or module:function.")
 @data_options
-@search_options
+@search_options("standard")
 @model_options
 @store_option
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run of this very command.")
@@ -137,7 +140,7 @@ def explain(run: str, store_folder: Path, as_json: bool) -> int:
 def refit(as_json: bool, **options: Any) -> int:
     """Replay what BUNDLE was made by on MODEL, which was trained again, under the same limits.
 
-    Where the limits no longer hold there is a search, of standard effort if no other is asked for. Device, limits,
+    Where the limits no longer hold there is a search. Device, limits,
     recipe, seed and preprocessing are the bundle's.
     """
     from edgecomp.report.progress import progress_on_stderr

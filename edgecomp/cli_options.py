@@ -177,17 +177,27 @@ training_options = together(
         click.option("--freeze-batch-norm", is_flag=True, help="Keep the statistics of batch normalization."),
     ]
 )
-search_options = together(
-    [
-        click.option(
-            "--effort",
-            default="quick",
-            show_default=True,
-            type=click.Choice(("quick", "standard", "thorough")),
-            help="quick: nothing is trained. standard: a few compressed models are. thorough: many more.",
-        ),
-        click.option("--time-limit", type=DURATION, help='No training is begun that would end after it: "25m", "2h".'),
-        click.option("--unlabelled", help="More inputs to train with, as --data; the float model answers for them."),
-        click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Trainings at a time."),
-    ]
-)
+
+
+def search_options(effort: str) -> Callable[[Command], Command]:
+    """How long is searched, and with what; `effort` where nobody says."""
+    return together(
+        [
+            click.option(
+                "--effort",
+                default=effort,
+                show_default=True,
+                type=click.Choice(("quick", "standard", "thorough")),
+                help="quick: nothing is trained. standard: a few compressed models are. thorough: many more.",
+            ),
+            click.option(
+                "--time-limit", type=DURATION, help='No training is begun that would end after it: "25m", "2h".'
+            ),
+            click.option(
+                "--unlabelled", help="More inputs to train with, as --data; the float model answers for them."
+            ),
+            click.option(
+                "--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Trainings at a time."
+            ),
+        ]
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,7 @@ def _test(shop: Shop, target: Target, chosen: CandidateResult) -> tuple[Candidat
     result = result.model_copy(update={"validation_accuracy": chosen.accuracy})
     float_score = None if comparison.float_score is None else comparison.float_score.value
     values = values_of(result, float_score, confident=False, higher_is_better=target.budget.higher_is_better)
-    for item in target.budget.violations(values):
+    for item in replace(target.budget, flattery=0.0).violations(values):
         if not item.is_resource:
             notes.append(
                 f"on the test split: {item}; validation met this limit, so the choice stands, and the number is "

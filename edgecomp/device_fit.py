@@ -54,6 +54,12 @@ class DeviceFit:
         """
         device, limits = self.target.profile.name, describe_limits(self.target.budget)
         self._shop.progress(f"{device}: checking operators", 0, 0)
+        budget = self.target.budget
+        if budget.flattery and budget.min_accuracy is not None:
+            self.notes.append(
+                f"Against --min-accuracy a score on validation counts {abs(budget.flattery):.3f} "
+                f"{'less' if budget.higher_is_better else 'more'}: so much the float model loses from there to test."
+            )
         try:
             steps = self._plan()
         except ModelError as error:
@@ -63,6 +69,9 @@ class DeviceFit:
         objective = self.request.minimize or Objective.LATENCY
         results = [] if self.request.replay is None else self._replayed(steps, self.request.replay)
         was_replayed = any(result.status == "chosen" for result in results)
+        if self.request.replay is not None and not was_replayed:
+            told = "; ".join(f"{item.name}: {item.reason}" for item in results if item.status != "skipped")
+            self.notes.append(f"Not replayed: {told or 'the old candidate cannot be made of this model'}.")
         if not was_replayed:
             results = search(steps, self._make, everything=self._is_searching or self.request.minimize is not None)
             base = base_of(results)
@@ -70,7 +79,10 @@ class DeviceFit:
                 results, objective = self._with_recipes(results, base, objective)
         self.means.run.record("device", {"device": device, "objective": objective})
         failure = "; ".join(self.failures) or None
-        if self.request.plan_only or not any(result.status == "chosen" for result in results):
+        fits = any(result.status == "chosen" for result in results)
+        if not fits and not self._is_searching and self.imported.info.is_trainable:
+            self.notes.append("Nothing was trained: `--effort standard` tries compressed models, too.")
+        if self.request.plan_only or not fits:
             return DeviceResult(
                 device=device,
                 status="no_fit" if not self.request.plan_only else "planned",
@@ -157,6 +169,9 @@ class DeviceFit:
         if recipe is None or made.sha256 is None or not self._can_train():
             return [made] if recipe is None else []
         lab = Lab(self.means, self.target, made, self.float_score, self._timed)
+        if (reason := lab.unaffordable(recipe, short=False)) is not None:
+            self.notes.append(f"{recipe}: {reason}.")
+            return []
         trial = lab.train(recipe, short=False)
         if trial.result is None:
             return []
@@ -176,18 +191,22 @@ class DeviceFit:
             aim = aim_of(results, objective, self.target.budget, lab)
             self._tell_layers(aim)
             results = results + search_recipes(lab, aim, study=self._study())
+            self.notes += lab.notes
         if self._is_searching or self.request.minimize is not None:
             results = choose(results, objective, lab)
         self.what_if = what_if(results, objective, lab)
         return results, objective
 
     def _can_train(self) -> bool:
+        reason = None
         if not self.imported.info.is_trainable:
-            self.notes.append(f"Nothing was trained: {self.imported.info.training_unavailable_reason}.")
+            reason = str(self.imported.info.training_unavailable_reason)
         elif not self.imported.data["splits"].get("train"):
-            self.notes.append("Nothing was trained: the data has no training samples (x_train).")
-        else:
+            reason = "the data has no training samples (x_train)"
+        if reason is None:
             return True
+        if (note := f"Nothing was trained: {reason}.") not in self.notes:
+            self.notes.append(note)
         return False
 
     def _study(self) -> Path | None:
@@ -211,12 +230,23 @@ class DeviceFit:
             class_names=imported.facts.class_names,
             seed=request.seed,
             versions=versions(),
-            fit={"minimize": request.minimize, "confident": request.confident, "effort": request.effort},
+            fit={
+                "minimize": request.minimize,
+                "confident": request.confident,
+                "effort": request.effort,
+                "metric": request.metric,
+            },
         )
 
 
-def resolved(request: FitRequest, imported: Imported) -> list[Target]:
-    """The targets with their limits as they hold for the metric of the data."""
+def resolved(request: FitRequest, imported: Imported, flattery: float = 0.0) -> list[Target]:
+    """The targets with their limits as they hold for the metric of the data.
+
+    Args:
+        request: The fit.
+        imported: Its model and data.
+        flattery: See `Budget`.
+    """
     facts = imported.facts
 
     def with_metric(target: Target) -> Target:
@@ -226,6 +256,7 @@ def resolved(request: FitRequest, imported: Imported) -> list[Target]:
             higher_is_better=facts.metric_higher_is_better,
             has_labels=facts.has_labels,
         )
+        budget = replace(budget, flattery=flattery)
         return replace(target, budget=budget, prefers_small=request.minimize is Objective.SIZE)
 
     return [with_metric(target) for target in request.targets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -71,9 +72,11 @@ class Means:
     def sensitivity(self, io: str) -> list[tuple[str, float]]:
         """Layers whose rounding to INT8 hurts most, worst first, with the share of the error that each is."""
         if io not in self.sensitivities:
-            self.sensitivities[io] = self.shop.quantizing.call(
-                _STAGES + "sensitivities", bench=self.shop.bench, io=io, progress=self.shop.progress
-            )
+            self.sensitivities[io] = []
+            with contextlib.suppress(WorkerError):  # Told to whoever asks why; decides nothing.
+                self.sensitivities[io] = self.shop.quantizing.call(
+                    _STAGES + "sensitivities", bench=self.shop.bench, io=io, progress=self.shop.progress
+                )
         return self.sensitivities[io]
 
     def left_s(self) -> float | None:
@@ -81,19 +84,23 @@ class Means:
         return None if self.deadline_s is None else self.deadline_s - self.run.elapsed_s()
 
     def epoch_s(self) -> float:
-        """Seconds that a plain epoch takes on this machine, measured once."""
+        """Seconds that a plain epoch takes on this machine, measured once; 0 if that cannot be measured."""
         if self.seconds_per_epoch is None:
             known = self.store.recall(key := self._rate_key())
             if known is None:
                 self.shop.progress("timing an epoch", 0, 0)
-                seconds = self.trainers[0].call(
-                    _VARIANTS + "seconds_per_epoch",
-                    bench=self.imported.bench,
-                    source=self.source,
-                    trust_code=self.trust_code,
-                    settings=self.settings,
-                    unlabelled=self.unlabelled,
-                )
+                try:
+                    seconds = self.trainers[0].call(
+                        _VARIANTS + "seconds_per_epoch",
+                        bench=self.imported.bench,
+                        source=self.source,
+                        trust_code=self.trust_code,
+                        settings=self.settings,
+                        unlabelled=self.unlabelled,
+                    )
+                except EdgecompError:
+                    self.seconds_per_epoch = 0.0  # The training itself will say what is wrong.
+                    return 0.0
                 self.store.remember(key, "rate", known := {"seconds_per_epoch": seconds}, (), 0.0)
             self.seconds_per_epoch = float(known["seconds_per_epoch"])
         return self.seconds_per_epoch
@@ -129,6 +136,7 @@ class Lab:
         finish: Callable[[CandidateResult], CandidateResult],
     ) -> None:
         self.means, self.target, self.base, self.float_score, self.finish = means, target, base, float_score, finish
+        self.notes: list[str] = []
         self.options = QuantizationOptions(
             Precision(base.name), target.io, int4_operators=target.profile.runtime.int4_weight_operators
         )
@@ -197,10 +205,8 @@ class Lab:
                 profile=self.target.profile,
                 recipe=recipe,
             )
-        except WorkerError:
-            raise
         except EdgecompError:
-            return None
+            return None  # It cannot be applied so far, or its arithmetic alone is too much for this machine.
         return found
 
     def preview(self, recipe: Recipe) -> Trial:
@@ -214,6 +220,7 @@ class Lab:
     def expect(self, recipes: Sequence[Recipe], *, short: bool) -> None:
         """See `planner.ladder.Oracle`. With several trainers these are trained side by side."""
         trainers = self.means.trainers
+        recipes = [recipe for recipe in recipes if self.unaffordable(recipe, short=short) is None]
         if len(trainers) < 2 or len(recipes) < 2:
             return
         stage: Stage = "short" if short else "full"

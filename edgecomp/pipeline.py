@@ -171,6 +171,36 @@ def _begin(request: FitRequest, store: Store) -> Run:
 
 
 def _fit(request: FitRequest, stack: ExitStack, store: Store, run: Run, report: Progress) -> FitResult:
+    means = prepare(request, stack, store, run, report)
+    shop, imported = means.shop, means.imported
+    kernels = KernelFamily.LITERT_XNNPACK
+    validation = evaluate(shop, imported.bench.float_model, kernels, "validation")
+    test = evaluate(shop, imported.bench.float_model, kernels, "test")
+    memorised = _memorised(imported, validation, test)
+    flattery = 0.0
+    if memorised is not None and validation.score is not None and test.score is not None:
+        flattery = validation.score.value - test.score.value
+    score = None if validation.score is None else validation.score.value
+    targets = resolved(request, imported, flattery)
+    devices = tuple(DeviceFit(request, imported, means, target, score).run() for target in targets)
+    return _result(request, imported, devices, run, (validation, test), memorised)
+
+
+def _memorised(imported: Imported, validation: Comparison, test: Comparison) -> str | None:
+    """Whether the float model has learned the validation samples by heart, as a sentence."""
+    if validation.score is None or test.score is None:
+        return None
+    return looks_memorised(
+        validation.score,
+        test.score,
+        higher_is_better=imported.facts.metric_higher_is_better,
+        is_ratio=imported.facts.metric_is_ratio,
+    )
+
+
+def prepare(request: FitRequest, stack: ExitStack, store: Store, run: Run, report: Progress) -> Means:
+    """What all devices of a fit share: the imported model and data, workers, store. Raises as `fit`."""
+
     def beat(what: str, done: int, total: int) -> None:
         run.beat()
         report(what, done, total)
@@ -185,7 +215,7 @@ def _fit(request: FitRequest, stack: ExitStack, store: Store, run: Run, report: 
         progress=beat,
         convert=_converter(request, imported),
     )
-    means = Means(
+    return Means(
         source=request.model.resolve(),
         trust_code=request.trust_code,
         imported=imported,
@@ -197,10 +227,6 @@ def _fit(request: FitRequest, stack: ExitStack, store: Store, run: Run, report: 
         unlabelled=request.unlabelled,
         deadline_s=request.time_limit_s,
     )
-    validation = evaluate(shop, imported.bench.float_model, KernelFamily.LITERT_XNNPACK, "validation")
-    score = None if validation.score is None else validation.score.value
-    devices = tuple(DeviceFit(request, imported, means, target, score).run() for target in resolved(request, imported))
-    return _result(request, shop, imported, devices, run, validation)
 
 
 def _converter(request: FitRequest, imported: Imported) -> Callable[[Io], MadeFile]:
@@ -221,25 +247,18 @@ def _converter(request: FitRequest, imported: Imported) -> Callable[[Io], MadeFi
 
 def _result(
     request: FitRequest,
-    shop: Shop,
     imported: Imported,
     devices: tuple[DeviceResult, ...],
     run: Run,
-    validation: Comparison,
+    scores: tuple[Comparison, Comparison],
+    memorised: str | None,
 ) -> FitResult:
     kernels = KernelFamily.LITERT_XNNPACK
-    test = evaluate(shop, imported.bench.float_model, kernels, "test")
+    validation, test = scores
     notes = imported.facts.notes
     if not imported.facts.has_labels:
         notes += (_NO_LABELS,)
-    if validation.score is not None and test.score is not None:
-        memorised = looks_memorised(
-            validation.score,
-            test.score,
-            higher_is_better=imported.facts.metric_higher_is_better,
-            is_ratio=imported.facts.metric_is_ratio,
-        )
-        notes += () if memorised is None else (memorised,)
+    notes += () if memorised is None else (memorised,)
     return FitResult(
         status=_status(request, devices),
         model=ModelSummary(

@@ -28,7 +28,8 @@ class RefitRequest:
     Attributes:
         bundle: Of the earlier fit: a folder or a .zip.
         model: The new model.
-        data: Its data; preprocessing that it does not state is the bundle's.
+        data: Its data; preprocessing that it does not state is the bundle's, and the seed in any case.
+        metric: None for the bundle's.
         effort: Of the search, if the old recipe no longer meets the limits.
     """
 
@@ -38,7 +39,7 @@ class RefitRequest:
     out: Path
     effort: Effort = "standard"
     time_limit_s: float | None = None
-    metric: str = "accuracy"
+    metric: str | None = None
     unlabelled: DataOptions | None = None
     trust_code: bool = False
     custom_objects: str | None = None
@@ -96,14 +97,18 @@ def refit(request: RefitRequest, *, progress: Progress | None = None) -> RefitRe
     manifest, profile = opened.manifest, profile_of(opened)
     report = _recipe_report(manifest)
     pre = manifest.preprocessing
-    data = replace(request.data, mean=request.data.mean or pre.mean, std=request.data.std or pre.std)
+    mean, std = request.data.mean or pre.mean, request.data.std or pre.std
+    data = replace(request.data, mean=mean, std=std, seed=manifest.seed)
+    unlabelled = request.unlabelled
+    if unlabelled is not None:
+        unlabelled = replace(unlabelled, mean=mean, std=std, seed=manifest.seed)
     settings = TrainingSettings() if report is None else _settings(report.settings)
     asked = FitRequest(
         model=request.model,
         data=data,
         targets=(Target(profile, budget_from(manifest.limits), manifest.metrics["io"]),),
         out=request.out,
-        metric=request.metric,
+        metric=request.metric or manifest.fit.get("metric") or "accuracy",
         confident=bool(manifest.fit.get("confident")),
         trust_code=request.trust_code,
         custom_objects=request.custom_objects,
@@ -112,7 +117,7 @@ def refit(request: RefitRequest, *, progress: Progress | None = None) -> RefitRe
         effort=request.effort,
         time_limit_s=request.time_limit_s,
         settings=settings,
-        unlabelled=request.unlabelled,
+        unlabelled=unlabelled,
         store=request.store,
         resume=request.resume,
         jobs=request.jobs,

@@ -38,7 +38,8 @@ def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[st
     options, of_devices = with_settings(options, typed)
     profiles = _profiles(options["devices"])
     given = {profile.name: of_devices[name] for name, profile in zip(options["devices"], profiles, strict=True)}
-    hosts = _hosts(options["hosts"], profiles, {name: of["host"] for name, of in given.items() if "host" in of})
+    of_file = {name: of["host"] for name, of in given.items() if "host" in of}
+    hosts = {} if options.get("plan_only") else _hosts(options["hosts"], profiles, of_file)
     from edgecomp.data import DataOptions, parse_image_size
     from edgecomp.pipeline import FitRequest, fit
 
@@ -110,9 +111,9 @@ def run_refit(options: dict[str, Any], progress: Progress, *, typed: Collection[
             seed=options["seed"],
         ),
         out=options["out"],
-        effort=options["effort"] if "effort" in typed else "standard",
+        effort=options["effort"],
         time_limit_s=options["time_limit"],
-        metric=options["metric"],
+        metric=options["metric"] if "metric" in typed else None,
         unlabelled=_unlabelled(options, options["mean"], options["std"]),
         trust_code=options["trust_model_code"],
         custom_objects=options["custom_objects"],

@@ -186,12 +186,13 @@ class Store:
         return summaries(self._journal)
 
     def load_run(self, name: str) -> RunDetails:
-        """A run by its name, or by a beginning of it.
+        """A run by its name, or by a beginning of it; "last" is the newest.
 
         Raises:
             StoreError: No run begins so, or several do; near ones are named.
         """
-        return load(self._journal, name)
+        newest = self.runs()[:1] if name == "last" else []
+        return load(self._journal, newest[0].name if newest else name)
 
     def gc(self, keep_runs: int, older_than_days: float | None = None, *, dry_run: bool = False) -> Collected:
         """Remove old runs, then the results, artifacts and steps that no remaining run uses.

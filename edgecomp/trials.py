@@ -11,7 +11,7 @@ from edgecomp.candidates import judged
 from edgecomp.lab import Lab
 from edgecomp.objective import Objective, is_better, value_of
 from edgecomp.planner.families import families_for
-from edgecomp.planner.ladder import Ladder, Trial, furthest
+from edgecomp.planner.ladder import Ladder, Trial, furthest, nearest
 from edgecomp.planner.thorough import explore
 from edgecomp.planner.whatif import relaxed
 from edgecomp.profile import Precision
@@ -93,6 +93,11 @@ def search_recipes(lab: Lab, aim: Aim, *, study: Path | None) -> list[CandidateR
     ladder.climb(families)
     if study is not None:
         explore(ladder, families, study, lab.means.shop.bench.seed)
+    lab.notes.extend(
+        f"Nothing that was looked at comes nearer: {violation} "
+        f"({'by arithmetic' if trial.stage == 'estimate' else trial.stage}, {trial.recipe})."
+        for violation, trial in nearest(ladder.trials, target.budget)
+    )
     found = [_told(trial) for trial in furthest(ladder.trials)]
     return found + [CandidateResult(name=item.name, status="skipped", reason=item.reason) for item in ruled]
 

@@ -43,6 +43,14 @@ def data_folder() -> Path:
     return DATA
 
 
+@pytest.fixture(scope="session")
+def planned(tmp_path_factory):
+    """The digits planned and fitted into 5 KiB, with training: for all that ask what was done."""
+    from tests.planned_fits import plan_and_fit
+
+    return plan_and_fit(tmp_path_factory.mktemp("planned"))
+
+
 @pytest.fixture
 def run_cli():
     """Call `edgecomp ARGS` in this process."""

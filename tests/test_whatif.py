@@ -9,7 +9,7 @@ BUDGET = Budget(max_accuracy_drop=Drop(0.01), max_model_bytes=1000)
 
 
 def test_the_nearest_and_the_best_of_every_limit():
-    """Chosen: 10 ms. One needs 1.5 pp for 8 ms, another 4 pp for 5 ms; a third breaks two limits; a fourth is slower."""
+    """Chosen: 10 ms. One needs 1.5 pp for 8 ms, another 4 pp for 5 ms; one breaks two limits, one is slower."""
     chosen = Values(0.005, 0.9, 900, 10, latency_ms=10.0)
     candidates = [
         ("chosen", chosen),

@@ -19,11 +19,12 @@ from edgecomp.keras_graph import flatten
 from edgecomp.profile import DeviceProfile
 from edgecomp.training.codebook import Codebook
 from edgecomp.training.projection import Projection
+from edgecomp.training.samples import TrainingData
 from edgecomp.training.task import make_task
 
 _MEASURED_SAMPLES = 256
 _MOST_BITS = 6
-_KEPT: dict[str, dict[str, list[_Choice]]] = {}
+_KEPT: dict[str, tuple[TrainingData, dict[str, list[_Choice]]]] = {}
 
 
 def clustered(model: Any, options: Options, context: Context, *, train: bool) -> Compressed:
@@ -163,14 +164,20 @@ def _price(now: _Choice, below: _Choice) -> float:
 
 def _curves(model: Any, options: Options, context: Context) -> dict[str, list[_Choice]]:
     """Of every layer. The last ones are kept: whoever tries several numbers of bits asks for the same again."""
-    digest = hashlib.sha256(repr((options.codebook, context.settings.temperature)).encode())
+    about = (options.codebook, context.settings.temperature, id(context.data), _shape_of(model))
+    digest = hashlib.sha256(repr(about).encode())
     for variable in model.variables:
         digest.update(variable.numpy().tobytes())
     key = digest.hexdigest()
     if key not in _KEPT:
         _KEPT.clear()
-        _KEPT[key] = {kernel.layer.name: _curve(model, kernel, options, context) for kernel in kernels(model)}
-    return _KEPT[key]
+        found = {kernel.layer.name: _curve(model, kernel, options, context) for kernel in kernels(model)}
+        _KEPT[key] = (context.data, found)
+    return _KEPT[key][1]
+
+
+def _shape_of(model: Any) -> list[tuple[str, str, str]]:
+    return [(layer.name, type(layer).__name__, str(layer.output)) for layer in model.layers]
 
 
 def _curve(model: Any, kernel: Kernel, options: Options, context: Context) -> list[_Choice]:

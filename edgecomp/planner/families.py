@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from edgecomp.objective import Objective
 from edgecomp.profile import DeviceProfile, Precision
@@ -14,12 +14,14 @@ _ALL = _WORK | {Objective.RAM}
 _BYTES = frozenset({Objective.SIZE})
 
 # Strengths that are tried, so that devices with different limits share what was trained.
-_LADDERS: dict[str, tuple[str, tuple[float, ...], frozenset[Objective]]] = {
-    "structured_prune": ("ratio", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), _ALL),
-    "distill": ("width", (0.875, 0.75, 0.625, 0.5, 0.375, 0.25), _ALL),
-    "low_rank": ("low_rank_ratio", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), _WORK),
-    "cluster": ("mean_bits", (6, 5, 4, 3.5, 3.2, 2.9, 2.6, 2.3, 2, 1.7, 1.5), _BYTES),
-}
+_LADDERS: tuple[tuple[str, str, str, tuple[float, ...], frozenset[Objective]], ...] = (
+    ("structured_prune", "structured_prune", "ratio", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), _ALL),
+    ("distill", "distill", "width", (0.875, 0.75, 0.625, 0.5, 0.375, 0.25), _ALL),
+    ("low_rank", "low_rank", "low_rank_ratio", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3), _WORK),
+    # The same number of values in every layer trains best; a budget of bits shared out among layers fits closest.
+    ("cluster evenly", "cluster", "num_clusters", (64, 32, 16, 12, 8, 6, 4, 3), _BYTES),
+    ("cluster", "cluster", "mean_bits", (6, 5, 4.5, 4.2, 4, 3.8, 3.6, 3.4, 3.2, 3, 2.8, 2.6, 2.4, 2.2, 2, 1.8), _BYTES),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Family:
     name: str
     recipes: tuple[Recipe, ...]
     gains: frozenset[Objective]
+
+    @property
+    def technique(self) -> str:
+        """The last one of its recipes."""
+        return self.recipes[0].steps[-1].technique
 
     def after(self, first: Recipe, gains: frozenset[Objective]) -> Family:
         """The same strengths on top of a model that another recipe has made."""
@@ -87,29 +94,28 @@ def families_for(
         else:
             ruled.append(RuledOut("qat", "it raises the accuracy of INT8, which no limit needs"))
     else:
-        ruled.append(RuledOut("qat", f"the files for this device are {precision}: nothing is rounded"))
-    for name, (option, strengths, gains) in _LADDERS.items():
-        reason = _useless(name, profile, precision)
+        ruled.append(
+            RuledOut("qat", f"it trains for the rounding of INT8, and the files for this device are {precision}")
+        )
+    for name, technique, option, strengths, gains in _LADDERS:
+        reason = _useless(technique, profile, precision)
         if reason is None and not gains & needed:
-            reason = f"it lowers {_listed(gains)}, and neither is limited nor asked for"
+            reason = f"it lowers {_listed(gains)}, which no broken limit and no wish asks for"
         if reason is not None:
             ruled.append(RuledOut(name, reason))
             continue
-        recipes = tuple(make_recipe([name], {option: strength}) for strength in strengths)
+        recipes = tuple(make_recipe([technique], {option: strength}) for strength in strengths)
         found.append(Family(name, recipes, gains))
     ruled.append(RuledOut("prune", _why_not_prune(profile)))
     return found, ruled
 
 
-def restricted(family: Family, to: frozenset[Objective]) -> Family:
-    """The family as if it lowered nothing else."""
-    return replace(family, gains=family.gains & to)
-
-
-def _useless(name: str, profile: DeviceProfile, precision: Precision) -> str | None:
-    if name == "cluster" and profile.runtime.name != "tflm":
+def _useless(technique: str, profile: DeviceProfile, precision: Precision) -> str | None:
+    if technique == "cluster" and profile.runtime.kernels == "vendor":
+        return f"whether {profile.name} decodes tables of values is not known"
+    if technique == "cluster" and profile.runtime.name != "tflm":
         return f"{profile.runtime.name} stores every weight in full: tables of values are decoded by TFLM alone"
-    if name == "cluster" and precision is not Precision.INT8:
+    if technique == "cluster" and precision is not Precision.INT8:
         return f"tables hold 8-bit values, and the files for this device are {precision}"
     return None
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from edgecomp.budget import Budget, Values, Violation
+from edgecomp.budget import RESOURCE_LIMITS, Budget, Values, Violation
 from edgecomp.objective import Objective, is_better, value_of
-from edgecomp.planner.families import Family, with_qat
+from edgecomp.planner.families import Family, join, with_qat
 from edgecomp.recipe import Recipe
 
 Stage = Literal["estimate", "preview", "short", "full"]
@@ -235,6 +235,10 @@ class Ladder:
             for family in families:
                 if family is coder or Objective.SIZE not in family.gains:
                     continue
+                strongest = self._estimate(join(family.recipes[-1], coder.recipes[-1]))
+                if strongest.values is not None and not self._is_worth(strongest):
+                    self.trials.append(strongest)
+                    continue
                 first = self._weakest_but_for_size(family)
                 if first is None:
                     continue
@@ -277,6 +281,21 @@ def furthest(trials: Sequence[Trial]) -> list[Trial]:
         if known is None or STAGES.index(trial.stage) >= STAGES.index(known.stage):
             found[trial.recipe.slug] = trial
     return list(found.values())
+
+
+def nearest(trials: Sequence[Trial], budget: Budget) -> list[tuple[Violation, Trial]]:
+    """For every resource that no trial brings within its limit: the nearest one, and by how much it fails."""
+    found: dict[str, tuple[Violation, Trial]] = {}
+    held: set[str] = set()
+    for trial in trials:
+        if trial.values is None:
+            continue
+        broken = {item.limit: item for item in trial.broken if item.is_resource}
+        held |= {name for name in RESOURCE_LIMITS if name not in broken and trial.values.of(name) is not None}
+        for name, item in broken.items():
+            if name not in found or item.gap < found[name][0].gap:
+                found[name] = (item, trial)
+    return [pair for name, pair in found.items() if name not in held and budget.is_limited(name)]
 
 
 def _quality_gap(broken: Sequence[Violation]) -> float:

@@ -36,7 +36,9 @@ def require_optuna() -> None:
         ) from error
 
 
-def explore(ladder: Ladder, families: Sequence[Family], storage: Path, seed: int) -> list[Trial]:
+def explore(
+    ladder: Ladder, families: Sequence[Family], storage: Path, seed: int, proposals: int = _PROPOSALS
+) -> list[Trial]:
     """Try combinations of families until the time or the number of proposals is used up.
 
     Args:
@@ -44,11 +46,12 @@ def explore(ladder: Ladder, families: Sequence[Family], storage: Path, seed: int
         families: To be combined.
         storage: The study's SQLite file; an older one is replaced.
         seed: Of the proposals.
+        proposals: So many, beside what the ladder has tried.
 
     Returns:
         All trials of the ladder, the new ones at the end.
     """
-    ladders = [family for family in families if len(family.recipes) > 1]
+    ladders = list({family.technique: family for family in families if len(family.recipes) > 1}.values())
     if not ladders:
         return ladder.trials
     with _quiet():
@@ -57,7 +60,7 @@ def explore(ladder: Ladder, families: Sequence[Family], storage: Path, seed: int
             if (params := _params(known.recipe, ladders, with_qat=ladder.can_qat)) is not None:
                 study.enqueue_trial(params)
         unaffordable = 0
-        for _ in range(_PROPOSALS + len(study.trials)):
+        for _ in range(proposals + len(study.trials)):
             asked = study.ask()
             recipe = _proposed(asked, ladders, with_qat=ladder.can_qat)
             trial = None if recipe is None else _tried(ladder, recipe)
@@ -95,7 +98,7 @@ def _proposed(asked: Any, families: Sequence[Family], *, with_qat: bool) -> Reci
     """The recipe that is asked for; None if it has no steps."""
     parts = []
     for family in families:
-        strength = asked.suggest_int(family.name, 0, len(family.recipes))
+        strength = asked.suggest_int(family.technique, 0, len(family.recipes))
         if strength:
             parts.append(family.recipes[strength - 1])
     if with_qat and asked.suggest_categorical("qat", [False, True]):
@@ -105,18 +108,18 @@ def _proposed(asked: Any, families: Sequence[Family], *, with_qat: bool) -> Reci
 
 def _params(recipe: Recipe, families: Sequence[Family], *, with_qat: bool) -> dict[str, Any] | None:
     """A recipe of the ladder as a proposal."""
-    found: dict[str, Any] = {family.name: 0 for family in families}
+    found: dict[str, Any] = {family.technique: 0 for family in families}
     if with_qat:
         found["qat"] = False
     for step in recipe.steps:
         if step.technique == "qat" and with_qat:
             found["qat"] = True
             continue
-        family = next((item for item in families if item.name == step.technique), None)
-        place = None if family is None else [item.steps[0] for item in family.recipes].index(step)
-        if place is None:
+        family = next((item for item in families if item.technique == step.technique), None)
+        known = [] if family is None else [item.steps[-1] for item in family.recipes]
+        if step not in known:
             return None
-        found[step.technique] = place + 1
+        found[step.technique] = known.index(step) + 1
     return found
 
 

@@ -22,7 +22,7 @@ def print_refit(result: RefitResult) -> None:
     if result.was_replayed:
         console.print(f"[bold green]replayed[/]: {name} meets every limit again")
     else:
-        console.print(f"[bold yellow]searched[/]: {name} no longer meets every limit")
+        console.print(f"[bold yellow]searched[/]: {name} could not be replayed within the limits; the notes say why")
     if not result.changes:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

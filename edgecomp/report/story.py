@@ -49,7 +49,8 @@ def print_story(details: RunDetails) -> None:
 
 
 def _print_unfinished(console: Console, details: RunDetails) -> None:
-    console.print("There is no result yet: the same command with --resume goes on. Finished so far:")
+    more = "" if details.summary.status == "failed" else ": the same command with --resume goes on"
+    console.print(f"There is no result{more}. Finished so far:")
     for event in details.events:
         if event.kind in ("candidate", "trial"):
             candidate = CandidateResult.model_validate(event.value["candidate"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ from edgecomp.keras_graph import flatten
 from edgecomp.profile import DeviceProfile
 from edgecomp.training.loop import History
 from edgecomp.training.projection import Projection
-from edgecomp.training.samples import Samples
+from edgecomp.training.samples import Samples, TrainingData
 from edgecomp.training.task import make_task
 
 _NAME = "structured_prune"
@@ -51,13 +53,10 @@ def pruned(model: Any, options: Options, context: Context, *, train: bool) -> Co
     """See `structured_prune.preview` and `structured_prune.apply`."""
     if train:
         context.data.require_train(_NAME)
-    graph = _graph(model, context.settings.feature_layers if train else ())
+    known = _known(model, options, context, context.settings.feature_layers if train else ())
+    graph, moments, scores, allowed = known.graph, known.moments, known.scores, known.allowed
     cost = ChannelCost(graph, options.cost)
-    moments = _moments(graph, context)
-    scores = _scores(graph, options, context, moments)
-    allowed = _allowed(graph, options, context.profile)
-    curves = _curves(graph, allowed, context, scores, moments)
-    left = allocate(curves, allowed, cost, cost.whole * (1 - options.ratio))
+    left = allocate(known.curves, allowed, cost, cost.whole * (1 - options.ratio))
     keep = keep_best(graph, scores, left)
     with compensated(graph, graph.kept(keep), moments):
         smaller = cut(graph, keep)
@@ -65,6 +64,40 @@ def pruned(model: Any, options: Options, context: Context, *, train: bool) -> Co
     history = _fine_tuned(smaller, context) if train else None
     notes = _notes(options, context, 1 - cost.of(left) / cost.whole, renewed)
     return Compressed(smaller, changes(graph, keep), graph.skipped(), history, notes)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is measured of a model on some data before anything is cut, whatever the ratio."""
+
+    model: Any
+    data: TrainingData
+    graph: ChannelGraph
+    moments: dict[int, InputMoments]
+    scores: np.ndarray
+    allowed: list[list[int]]
+    curves: list[Curve]
+
+
+_KEPT: dict[str, _Known] = {}
+
+
+def _known(model: Any, options: Options, context: Context, keep_layers: tuple[str, ...]) -> _Known:
+    """The last measurement is kept: whoever tries several ratios asks for the same again."""
+    settings = context.settings
+    about = (options.importance, options.min_channels, keep_layers, settings.seed, settings.temperature, settings.loss)
+    digest = hashlib.sha256(repr((about, channel_multiple(context.profile), id(context.data), id(model))).encode())
+    for variable in model.variables:
+        digest.update(variable.numpy().tobytes())
+    if (known := _KEPT.get(key := digest.hexdigest())) is None:
+        graph = _graph(model, keep_layers)
+        moments = _moments(graph, context)
+        scores = _scores(graph, options, context, moments)
+        allowed = _allowed(graph, options, context.profile)
+        curves = _curves(graph, allowed, context, scores, moments)
+        _KEPT.clear()
+        known = _KEPT[key] = _Known(model, context.data, graph, moments, scores, allowed, curves)
+    return known
 
 
 def planned_footprint(model: Any, options: Options, profile: DeviceProfile | None) -> Footprint:
