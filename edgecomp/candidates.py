@@ -6,9 +6,9 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgecomp.bench import Measurement
 from edgecomp.budget import Budget, Violation
@@ -53,6 +53,7 @@ class Shop:
         metric_is_ratio: Differences are percentage points.
         confident: The bound of the interval decides a limit, not the point estimate.
         convert: Makes INT8 by TensorFlow's converter.
+        seen: What `once` has made.
     """
 
     bench: Workbench
@@ -62,6 +63,13 @@ class Shop:
     confident: bool
     progress: Progress
     convert: Callable[[Io], MadeFile]
+    seen: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns; made once for all devices of the fit."""
+        if key not in self.seen:
+            self.seen[key] = make()
+        return self.seen[key]
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,11 @@ def _options(target: Target, step: Step) -> QuantizationOptions:
 def _repaired(shop: Shop, target: Target, step: Step) -> CandidateResult:
     """The plain candidate of the same precision, repaired on calibration samples."""
     options = _options(target, step)
-    made: RepairedFile = shop.quantizing.call(
-        _STAGES + "repair_candidate", bench=shop.bench, options=options, progress=shop.progress
+    made: RepairedFile = shop.once(
+        ("repair", options),
+        lambda: shop.quantizing.call(
+            _STAGES + "repair_candidate", bench=shop.bench, options=options, progress=shop.progress
+        ),
     )
     trials = tuple(
         RepairTrial(name=name, snr_db=_finite(inner), output_snr_db=_finite(outer))
@@ -134,7 +145,10 @@ def _finite(snr_db: float) -> float | None:
 def _plain(shop: Shop, target: Target, step: Step) -> CandidateResult:
     options = _options(target, step)
     try:
-        made: MadeFile = shop.quantizing.call(_STAGES + "make_candidate", bench=shop.bench, options=options)
+        made: MadeFile = shop.once(
+            ("make", options),
+            lambda: shop.quantizing.call(_STAGES + "make_candidate", bench=shop.bench, options=options),
+        )
     except QuantizationError:
         if step.precision is not Precision.INT8:
             raise
@@ -224,6 +238,11 @@ def judged(result: CandidateResult, broken: list[Violation]) -> CandidateResult:
 
 def evaluate(shop: Shop, model: Path, kernels: KernelFamily, split: Split) -> Comparison:
     """Outputs of a file on a split, held against the float model's in LiteRT."""
+    found: Comparison = shop.once(("evaluate", model, kernels, split), lambda: _evaluated(shop, model, kernels, split))
+    return found
+
+
+def _evaluated(shop: Shop, model: Path, kernels: KernelFamily, split: Split) -> Comparison:
     worker = shop.micro if kernels is KernelFamily.TFLM else shop.quantizing
     reference = shop.quantizing.call(
         _SCORING + "predict",
@@ -275,7 +294,10 @@ def _memory(shop: Shop, profile: DeviceProfile, made: MadeFile) -> tuple[int, Mo
     if not tflm_available():
         arena = estimate_arena(graph).total_bytes
         return arena, "estimated", arena, None
-    report: TflmReport = shop.micro.call(_SCORING + "check_in_tflm", bench=shop.bench, model=made.path)
+    report: TflmReport = shop.once(
+        ("check_in_tflm", made.path),
+        lambda: shop.micro.call(_SCORING + "check_in_tflm", bench=shop.bench, model=made.path),
+    )
     check = TflmCheck(
         samples=report.samples,
         max_difference_lsb=report.max_difference_lsb,

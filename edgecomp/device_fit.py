@@ -13,7 +13,8 @@ from edgecomp.delivery import Provenance, candidate_files, deliver, describe_lim
 from edgecomp.errors import BenchmarkError, ModelError, TransportError
 from edgecomp.intake import Imported
 from edgecomp.judging import require_estimates
-from edgecomp.lab import Lab, Means, Planned, digest
+from edgecomp.lab import Lab, Planned
+from edgecomp.means import Means
 from edgecomp.objective import Objective
 from edgecomp.plan import Step, make_plan
 from edgecomp.profile import Precision
@@ -138,11 +139,10 @@ class DeviceFit:
         return self._timed(result)
 
     def _key(self, step: Step) -> str:
-        imported, bench, target = self.imported, self._shop.bench, self.target
-        return digest(
-            "candidate", imported.info.sha256, imported.data["sha256"], bench.metric, bench.seed, asdict(step),
-            target.profile.text, asdict(target.budget), target.io, target.num_threads, self._shop.confident,
-            target.measure is not None, target.prefers_small, versions(),
+        target = self.target
+        return self.means.key(
+            "candidate", asdict(step), target.profile.text, asdict(target.budget), target.io, target.num_threads,
+            self._shop.confident, target.measure is not None, target.prefers_small,
         )  # fmt: skip
 
     def _timed(self, result: CandidateResult) -> CandidateResult:

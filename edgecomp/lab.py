@@ -2,116 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, replace
 
 from edgecomp.budget import Values
-from edgecomp.candidates import Shop, Target, judged, measure_file, values_of
+from edgecomp.candidates import Target, decision_kernels, judged, measure_file, values_of
 from edgecomp.compress import Footprint
-from edgecomp.data import DataOptions
-from edgecomp.delivery import candidate_files, versions
+from edgecomp.compress._traits import device_traits
+from edgecomp.delivery import candidate_files, unpacked_path
 from edgecomp.errors import EdgecompError, WorkerError
 from edgecomp.executors.local import Progress, Worker
-from edgecomp.intake import Imported
+from edgecomp.means import Means, digest
+from edgecomp.metrics import Estimate
 from edgecomp.planner.ladder import Stage, Trial
 from edgecomp.profile import Precision
 from edgecomp.quantize import QuantizationOptions
 from edgecomp.recipe import Recipe
 from edgecomp.results import CandidateResult, RecipeReport, RecipeStepReport
+from edgecomp.scoring import Comparison
 from edgecomp.stages import MadeFile
-from edgecomp.store import Run, Store
 from edgecomp.training.settings import TrainingSettings
 from edgecomp.units import format_seconds
 from edgecomp.variants import Variant, VariantRequest
 
-_STAGES, _VARIANTS = "edgecomp.stages:", "edgecomp.variants:"
+_STAGES, _SCORING, _VARIANTS = "edgecomp.stages:", "edgecomp.scoring:", "edgecomp.variants:"
 _SHORT_SHARE = 0.25
 # Of a plain epoch: what codebooks, masks and rounding take beside it.
 _DEARER = 1.4
 _CODED_TENSOR_BYTES = 75
-
-
-@dataclass
-class Means:
-    """What all devices of one fit share.
-
-    Attributes:
-        trainers: TensorFlow workers; as many trainings run at once.
-        settings: How to fine-tune in full.
-        deadline_s: Of the whole fit, in seconds of work, those of interrupted parts included; None: no limit.
-    """
-
-    source: Path
-    trust_code: bool
-    imported: Imported
-    shop: Shop
-    store: Store
-    run: Run
-    trainers: Sequence[Worker]
-    settings: TrainingSettings
-    unlabelled: DataOptions | None = None
-    deadline_s: float | None = None
-    seconds_per_epoch: float | None = None
-    weights: dict[str, Footprint | None] = field(default_factory=dict)
-    sensitivities: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
-
-    def bring(self, result: CandidateResult) -> None:
-        """The files of a candidate that the store has, where the run expects them."""
-        for path in candidate_files(self.shop, result):
-            if not path.exists() and (stored := self.store.path_of(path.stem)) is not None:
-                shutil.copyfile(stored, path)
-
-    def sensitivity(self, io: str) -> list[tuple[str, float]]:
-        """Layers whose rounding to INT8 hurts most, worst first, with the share of the error that each is."""
-        if io not in self.sensitivities:
-            self.sensitivities[io] = []
-            with contextlib.suppress(WorkerError):  # Told to whoever asks why; decides nothing.
-                self.sensitivities[io] = self.shop.quantizing.call(
-                    _STAGES + "sensitivities", bench=self.shop.bench, io=io, progress=self.shop.progress
-                )
-        return self.sensitivities[io]
-
-    def left_s(self) -> float | None:
-        """Seconds until the time limit; None without one."""
-        return None if self.deadline_s is None else self.deadline_s - self.run.elapsed_s()
-
-    def epoch_s(self) -> float:
-        """Seconds that a plain epoch takes on this machine, measured once; 0 if that cannot be measured."""
-        if self.seconds_per_epoch is None:
-            known = self.store.recall(key := self._rate_key())
-            if known is None:
-                self.shop.progress("timing an epoch", 0, 0)
-                try:
-                    seconds = self.trainers[0].call(
-                        _VARIANTS + "seconds_per_epoch",
-                        bench=self.imported.bench,
-                        source=self.source,
-                        trust_code=self.trust_code,
-                        settings=self.settings,
-                        unlabelled=self.unlabelled,
-                    )
-                except EdgecompError:
-                    self.seconds_per_epoch = 0.0  # The training itself will say what is wrong.
-                    return 0.0
-                self.store.remember(key, "rate", known := {"seconds_per_epoch": seconds}, (), 0.0)
-            self.seconds_per_epoch = float(known["seconds_per_epoch"])
-        return self.seconds_per_epoch
-
-    def _rate_key(self) -> str:
-        return digest("rate", self.imported.info.sha256, self.imported.data["sha256"], asdict(self.settings))
-
-
-def digest(*parts: Any) -> str:
-    """Of plain values."""
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
 class Lab:
@@ -159,6 +79,25 @@ class Lab:
             energy_mj=None if energy is None else energy.low,
         )
 
+    def paired_gain(self, first: CandidateResult, second: CandidateResult) -> Estimate | None:
+        """How much the first scores above the second on the same samples, with its interval; None without labels."""
+        shop = self.means.shop
+        kernels = decision_kernels(self.target.profile)
+        outputs = [
+            shop.quantizing.call(
+                _SCORING + "predict",
+                bench=shop.bench,
+                model=unpacked_path(shop, item),
+                kernels=kernels,
+                split="validation",
+            )
+            for item in (first, second)
+        ]
+        compared: Comparison = shop.quantizing.call(
+            _SCORING + "compare", bench=shop.bench, candidate=outputs[1], reference=outputs[0], split="validation"
+        )
+        return compared.drop
+
     def estimate(self, recipe: Recipe) -> Values | None:
         """See `planner.ladder.Oracle`. The file of the base, less what its weights lose; latency falls with MACs."""
         before, after = self._weigh(None), self._weigh(recipe)
@@ -187,8 +126,6 @@ class Lab:
         return sum(operator.code in kinds for operator in self.means.imported.graph.main.operators)
 
     def _weigh(self, recipe: Recipe | None) -> Footprint | None:
-        from edgecomp.compress._traits import device_traits
-
         steps = () if recipe is None else recipe.steps
         traits = [device_traits(step.technique, self.target.profile) for step in steps]
         key = digest("weigh", str(recipe), traits, self.target.profile.runtime.name)
@@ -260,12 +197,11 @@ class Lab:
 
     def _key(self, recipe: Recipe, stage: Stage) -> str:
         """Of the candidate's figures on this device."""
-        imported, shop = self.means.imported, self.means.shop
-        return digest(
-            "trial", imported.info.sha256, imported.data["sha256"], shop.bench.metric, shop.bench.seed, recipe.slug,
-            stage, asdict(self._settings(stage)), asdict(self.options), self.target.profile.text,
-            self.target.budget.max_model_bytes, self.target.budget.max_ram_bytes, self.target.prefers_small,
-            self.target.num_threads, str(self.means.unlabelled), versions(),
+        target = self.target
+        return self.means.key(
+            "trial", recipe.slug, stage, asdict(self._settings(stage)), asdict(self.options), target.profile.text,
+            target.budget.max_model_bytes, target.budget.max_ram_bytes, target.prefers_small, target.num_threads,
+            self.means.unlabelled,
         )  # fmt: skip
 
     def _is_done(self, recipe: Recipe, stage: Stage) -> bool:
@@ -299,18 +235,42 @@ class Lab:
 
     def _made(self, recipe: Recipe, stage: Stage, trainer: Worker) -> CandidateResult:
         """Apply, convert, quantize and measure; a failure is a result with its reason."""
-        name = str(recipe)
         try:
-            variant = self._variant(recipe, stage, trainer)
-            for name_of_step in variant.step_names:
-                self.means.run.use(name_of_step)
-            made = self._file(variant)
+            made, report = self._compressed(recipe, stage, trainer)
             result = measure_file(self.means.shop, self.target, self.options, made)
         except EdgecompError as error:
             reason = str(error) if isinstance(error, WorkerError) else error.message
-            return CandidateResult(name=name, status="failed", reason=reason)
-        trained = [step for step in variant.steps if step.epochs is not None]
-        report = RecipeReport(
+            return CandidateResult(name=str(recipe), status="failed", reason=reason)
+        return result.model_copy(update={"name": str(recipe), "recipe": report})
+
+    def _compressed(self, recipe: Recipe, stage: Stage, trainer: Worker) -> tuple[MadeFile, RecipeReport]:
+        """The file and what was done; devices that are alike in what the techniques look at share it."""
+        means, store = self.means, self.means.store
+        traits = [device_traits(step.technique, self.target.profile) for step in recipe.steps]
+        key = means.key(
+            "file", recipe.slug, stage, traits, asdict(self._settings(stage)), asdict(self.options), means.unlabelled
+        )
+        with store.lock(key):
+            known = store.recall(key)
+            if known is None:
+                started = time.monotonic()
+                variant = self._variant(recipe, stage, trainer)
+                made = self._file(variant)
+                known = {
+                    "made": {**asdict(made), "path": None},
+                    "report": self._report(recipe, stage, variant).model_dump(mode="json"),
+                    "steps": variant.step_names,
+                }
+                kept = [store.put(made.path.read_bytes())]
+                store.remember(key, "file", known, kept, round(time.monotonic() - started, 2))
+        for used in (key, *known["steps"]):
+            means.run.use(used)
+        path = means.file(known["made"]["sha256"])
+        fields = {**known["made"], "path": path, "float_operators": tuple(known["made"]["float_operators"])}
+        return MadeFile(**fields), RecipeReport.model_validate(known["report"])
+
+    def _report(self, recipe: Recipe, stage: Stage, variant: Variant) -> RecipeReport:
+        return RecipeReport(
             stage="preview" if stage == "estimate" else stage,
             steps=tuple(
                 RecipeStepReport(
@@ -322,10 +282,9 @@ class Lab:
             ),
             precision=str(self.options.precision),
             settings=asdict(self._settings(stage)),
-            epochs=sum(step.epochs or 0 for step in trained),
-            train_seconds=round(sum(step.train_seconds or 0.0 for step in trained), 2),
+            epochs=sum(step.epochs or 0 for step in variant.steps),
+            train_seconds=round(sum(step.train_seconds or 0.0 for step in variant.steps), 2),
         )
-        return result.model_copy(update={"name": name, "recipe": report})
 
     def _variant(self, recipe: Recipe, stage: Stage, trainer: Worker) -> Variant:
         means = self.means

@@ -128,8 +128,11 @@ def _coded(shop: Shop, made: MadeFile, slim: _PackedFile, max_ram_bytes: int | N
 
 
 def _pack(shop: Shop, made: MadeFile, kinds: Collection[str], arena_limit_bytes: int | None) -> _PackedFile:
-    packed: _PackedFile = shop.micro.call(
-        "edgecomp.packing:pack_file", bench=shop.bench, made=made, kinds=kinds, arena_limit_bytes=arena_limit_bytes
+    packed: _PackedFile = shop.once(
+        ("pack", made.sha256, tuple(kinds), arena_limit_bytes),
+        lambda: shop.micro.call(
+            "edgecomp.packing:pack_file", bench=shop.bench, made=made, kinds=kinds, arena_limit_bytes=arena_limit_bytes
+        ),
     )
     return packed
 

@@ -17,7 +17,7 @@ from edgecomp.errors import DataError, ModelError, UsageError
 from edgecomp.executors.local import Progress, silent
 from edgecomp.inference import KernelFamily
 from edgecomp.intake import Imported, take_in
-from edgecomp.lab import Means, digest
+from edgecomp.means import Means, digest
 from edgecomp.metrics import looks_memorised
 from edgecomp.model import identify
 from edgecomp.objective import Objective

@@ -127,12 +127,22 @@ def _why_no_further(trial: Trial) -> str:
 
 
 def best_of(fitting: Sequence[CandidateResult], objective: Objective, lab: Lab) -> CandidateResult | None:
-    """The best by the objective; of equal ones the first, which is the simpler one."""
+    """The best by the objective; of equal ones the one with the fewest steps, then the first."""
     best: CandidateResult | None = None
-    for result in fitting:
-        if best is None or is_better(lab.values(result), lab.values(best), objective):
+    for result in sorted(fitting, key=lambda item: 0 if item.recipe is None else len(item.recipe.steps)):
+        if best is None or _beats(result, best, objective, lab):
             best = result
     return best
+
+
+def _beats(result: CandidateResult, best: CandidateResult, objective: Objective, lab: Lab) -> bool:
+    """Accuracy must be better by more than chance: the paired interval of the difference is above zero."""
+    if not is_better(lab.values(result), lab.values(best), objective):
+        return False
+    if objective is not Objective.ACCURACY_DROP:
+        return True
+    gain = lab.paired_gain(result, best)
+    return gain is None or gain.low > 0
 
 
 def choose(results: Sequence[CandidateResult], objective: Objective, lab: Lab) -> list[CandidateResult]:
@@ -144,8 +154,9 @@ def choose(results: Sequence[CandidateResult], objective: Objective, lab: Lab) -
     def told(result: CandidateResult) -> CandidateResult:
         if result is best or result.status != "chosen":
             return result
-        equal = not is_better(lab.values(best), lab.values(result), objective)
-        why = "is as good, and simpler" if equal else f"is {_WORDS[objective]}"
+        why = (
+            f"is {_WORDS[objective]}" if _beats(best, result, objective, lab) else "is as good, and simpler or earlier"
+        )
         return result.model_copy(update={"status": "beaten", "reason": f"meets every limit; {best.name} {why}"})
 
     return [told(result) for result in results]

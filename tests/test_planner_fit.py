@@ -178,7 +178,9 @@ class TestExplain:
         for item in planned.fit.device["candidates"]:
             assert item["name"] in text
             for limit in item["breaks"]:
-                assert limit["text"] in text
+                # The accuracy of what was not trained says nothing.
+                is_final = not item["recipe"] or item["recipe"]["stage"] != "preview"
+                assert limit["text"] in text or (not is_final and limit["limit"] not in ("model_size", "ram"))
             if item["sha256"] is None:
                 assert item["reason"] in text
 
@@ -200,7 +202,7 @@ class TestExplain:
             run.finish("interrupted", None)
         told = called("explain", "last", "--store", tmp_path)
         assert told.exit_code == 0
-        assert "There is no result yet: the same command with --resume goes on." in told.stdout
+        assert "There is no result: the same command with --resume goes on." in told.stdout
         for value in trials:
             assert f"stm32l4r5: {value['candidate']['name']}: {value['candidate']['reason']}" in told.stdout
 
@@ -277,7 +279,7 @@ def test_no_training_samples(tmp_path):
 
 def test_a_tflite_file_has_nothing_to_train(tmp_path):
     model = ROOT / "tests" / "models" / "digits_float.tflite"
-    done = fitted(tmp_path, *DEVICE, "--max-model-size", "5KiB", model=model)
+    done = fitted(tmp_path, *DEVICE, "--max-model-size", "500B", model=model)
     assert done.code == 3
     (note,) = [note for note in done.device["notes"] if note.startswith("Nothing was trained: ")]
     assert "no layers that can be trained" in note
@@ -300,8 +302,9 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if not line.startswith("[ ")]
-    assert len(errors) == 1, errors
+    assert len(errors) == 2, "a sentence, and what to do"
     assert f"There is no space left to write the store {disk / 'store'}; what was recorded before stays." in errors[0]
+    assert "edgecomp runs gc" in errors[1]
     assert list((tmp_path / "bundles").iterdir()) == []
 
 

@@ -233,7 +233,7 @@ class Ladder:
         coders = [family for family in families if family.gains == {Objective.SIZE}]
         for coder in coders:
             for family in families:
-                if family is coder or Objective.SIZE not in family.gains:
+                if family.technique == coder.technique or Objective.SIZE not in family.gains:
                     continue
                 strongest = self._estimate(join(family.recipes[-1], coder.recipes[-1]))
                 if strongest.values is not None and not self._is_worth(strongest):
