@@ -14,7 +14,7 @@ from edgecomp.errors import BenchmarkError, ModelError, TransportError
 from edgecomp.intake import Imported
 from edgecomp.judging import require_estimates
 from edgecomp.lab import Lab, Planned
-from edgecomp.means import Means
+from edgecomp.means import Means, digest
 from edgecomp.objective import Objective
 from edgecomp.plan import Step, make_plan
 from edgecomp.profile import Precision
@@ -212,7 +212,9 @@ class DeviceFit:
     def _study(self) -> Path | None:
         if self.request.effort != "thorough" or self.request.plan_only:
             return None
-        return self.means.store.folder / "studies" / f"{self.means.run.name}-{self.target.profile.name}.db"
+        key = f"study-{digest(self.means.run.name, self.target.profile.name)[:16]}"
+        self.means.run.use(key)
+        return self.means.store.step_folder(key) / "study.db"
 
     def _tell_layers(self, aim: Aim) -> None:
         """Which layers suffer most from rounding, for whoever asks why."""

@@ -56,7 +56,12 @@ class Lab:
         finish: Callable[[CandidateResult], CandidateResult],
     ) -> None:
         self.means, self.target, self.base, self.float_score, self.finish = means, target, base, float_score, finish
+        self.stand_in = means.stand_in(target.profile)
         self.notes: list[str] = []
+        if self.stand_in.name != target.profile.name:
+            self.notes.append(
+                f"Recipes were applied as for {self.stand_in.name}, so that devices share what is trained."
+            )
         self.options = QuantizationOptions(
             Precision(base.name), target.io, int4_operators=target.profile.runtime.int4_weight_operators
         )
@@ -127,8 +132,8 @@ class Lab:
 
     def _weigh(self, recipe: Recipe | None) -> Footprint | None:
         steps = () if recipe is None else recipe.steps
-        traits = [device_traits(step.technique, self.target.profile) for step in steps]
-        key = digest("weigh", str(recipe), traits, self.target.profile.runtime.name)
+        traits = [device_traits(step.technique, self.stand_in) for step in steps]
+        key = digest("weigh", str(recipe), traits, self.stand_in.name)
         if key not in self.means.weights:
             self.means.weights[key] = self._weighed(recipe)
         return self.means.weights[key]
@@ -139,7 +144,7 @@ class Lab:
                 _VARIANTS + "weigh",
                 source=self.means.source,
                 trust_code=self.means.trust_code,
-                profile=self.target.profile,
+                profile=self.stand_in,
                 recipe=recipe,
             )
         except EdgecompError:
@@ -246,7 +251,7 @@ class Lab:
     def _compressed(self, recipe: Recipe, stage: Stage, trainer: Worker) -> tuple[MadeFile, RecipeReport]:
         """The file and what was done; devices that are alike in what the techniques look at share it."""
         means, store = self.means, self.means.store
-        traits = [device_traits(step.technique, self.target.profile) for step in recipe.steps]
+        traits = [device_traits(step.technique, self.stand_in) for step in recipe.steps]
         key = means.key(
             "file", recipe.slug, stage, traits, asdict(self._settings(stage)), asdict(self.options), means.unlabelled
         )
@@ -298,7 +303,7 @@ class Lab:
                 trust_code=means.trust_code,
                 recipe=recipe,
                 settings=self._settings(stage),
-                profile=self.target.profile,
+                profile=self.stand_in,
                 preview=stage == "preview",
                 unlabelled=means.unlabelled,
                 steps=means.store.steps_root,

@@ -13,11 +13,13 @@ from typing import Any
 
 from edgecomp.candidates import Shop
 from edgecomp.compress import Footprint
+from edgecomp.compress._channels.rounding import channel_multiple
 from edgecomp.data import DataOptions
 from edgecomp.delivery import candidate_files, versions
 from edgecomp.errors import EdgecompError, WorkerError
 from edgecomp.executors.local import Worker
 from edgecomp.intake import Imported
+from edgecomp.profile import DeviceProfile
 from edgecomp.results import CandidateResult
 from edgecomp.store import Run, Store
 from edgecomp.training.settings import TrainingSettings
@@ -32,6 +34,7 @@ class Means:
     Attributes:
         trainers: TensorFlow workers; as many trainings run at once.
         settings: How to fine-tune in full.
+        profiles: Of all devices.
         deadline_s: Of the whole fit, in seconds of work, those of interrupted parts included; None: no limit.
     """
 
@@ -43,11 +46,21 @@ class Means:
     run: Run
     trainers: Sequence[Worker]
     settings: TrainingSettings
+    profiles: Sequence[DeviceProfile]
     unlabelled: DataOptions | None = None
     deadline_s: float | None = None
     seconds_per_epoch: float | None = None
     weights: dict[str, Footprint | None] = field(default_factory=dict)
     sensitivities: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+
+    def stand_in(self, profile: DeviceProfile) -> DeviceProfile:
+        """The device that recipes are applied for in place of another one, so that what is trained can be shared.
+
+        Of all devices of the fit with the same runtime the one whose kernels want the coarsest channel counts:
+        multiples are powers of two, so its counts suit the others as well.
+        """
+        alike = [item for item in self.profiles if item.runtime.name == profile.runtime.name]
+        return max(alike, key=lambda item: channel_multiple(item)[0], default=profile)
 
     def key(self, *parts: Any) -> str:
         """Of a result that depends on these parts, and on model, data, metric, seed and versions."""

@@ -224,6 +224,7 @@ def prepare(request: FitRequest, stack: ExitStack, store: Store, run: Run, repor
         run=run,
         trainers=(imported.workers.training, *imported.workers.more_training),
         settings=request.settings,
+        profiles=[target.profile for target in request.targets],
         unlabelled=request.unlabelled,
         deadline_s=request.time_limit_s,
     )

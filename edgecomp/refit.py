@@ -8,10 +8,10 @@ from typing import Any
 
 from edgecomp.budget import Budget
 from edgecomp.bundle.manifest import Manifest
-from edgecomp.bundle.reader import profile_of, read_bundle
+from edgecomp.bundle.reader import Bundle, profile_of, read_bundle
 from edgecomp.candidates import Target
 from edgecomp.data import DataOptions
-from edgecomp.errors import UsageError
+from edgecomp.errors import BundleError, UsageError
 from edgecomp.executors.local import Progress, silent
 from edgecomp.objective import Objective
 from edgecomp.pipeline import Effort, FitRequest, Replay, fit
@@ -94,6 +94,23 @@ def refit(request: RefitRequest, *, progress: Progress | None = None) -> RefitRe
         EdgecompError: See `pipeline.fit`.
     """
     opened = read_bundle(request.bundle)
+    try:
+        asked = _asked(request, opened)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{request.bundle}: the manifest does not say how the bundle was made in words that this edgecomp knows: "
+            f"{str(error).splitlines()[0]}.",
+            hint="Use `edgecomp fit` once; its bundle can be refitted.",
+        ) from error
+    result = fit(asked, progress=progress or silent)
+    manifest, device = opened.manifest, result.devices[0]
+    chosen = next((item for item in device.candidates if item.status == "chosen"), None)
+    changes = () if chosen is None else _changes(manifest, chosen, result)
+    return RefitResult(result, device.was_replayed, manifest.chosen, changes)
+
+
+def _asked(request: RefitRequest, opened: Bundle) -> FitRequest:
+    """The fit that the bundle came from, of the new model. Raises KeyError, TypeError or ValueError for nonsense."""
     manifest, profile = opened.manifest, profile_of(opened)
     report = _recipe_report(manifest)
     pre = manifest.preprocessing
@@ -103,7 +120,7 @@ def refit(request: RefitRequest, *, progress: Progress | None = None) -> RefitRe
     if unlabelled is not None:
         unlabelled = replace(unlabelled, mean=mean, std=std, seed=manifest.seed)
     settings = TrainingSettings() if report is None else _settings(report.settings)
-    asked = FitRequest(
+    return FitRequest(
         model=request.model,
         data=data,
         targets=(Target(profile, budget_from(manifest.limits), manifest.metrics["io"]),),
@@ -123,11 +140,6 @@ def refit(request: RefitRequest, *, progress: Progress | None = None) -> RefitRe
         jobs=request.jobs,
         replay=Replay(manifest.chosen, None) if report is None else Replay(report.precision, recipe_of(report)),
     )
-    result = fit(asked, progress=progress or silent)
-    device = result.devices[0]
-    chosen = next((item for item in device.candidates if item.status == "chosen"), None)
-    changes = () if chosen is None else _changes(manifest, chosen, result)
-    return RefitResult(result, device.was_replayed, manifest.chosen, changes)
 
 
 def recipe_of(report: RecipeReport) -> Recipe:

@@ -80,10 +80,14 @@ def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
     from edgecomp.load import from_tf_keras
 
     original = _original(request.source, request.trust_code)
-    named = Workbench(bench.folder, bench.metric, bench.seed, bench.inputs, bench.outputs, variant=request.recipe.slug)
+    data, data_key = _data(bench, request.unlabelled)
+    # One recipe has several forms: not trained, trained for a few epochs or in full, and for devices that differ.
+    step_names = _step_names(request, data_key)
+    form = hashlib.sha256(json.dumps([step_names, request.preview]).encode()).hexdigest()[:8]
+    variant = f"{request.recipe.slug}-{form}"
+    named = Workbench(bench.folder, bench.metric, bench.seed, bench.inputs, bench.outputs, variant=variant)
     folder = named.variant_folder
     folder.mkdir(parents=True, exist_ok=True)
-    data, data_key = _data(bench, request.unlabelled)
     context = Context(
         data=data,
         settings=request.settings,
@@ -92,7 +96,7 @@ def make_variant(bench: Workbench, request: VariantRequest) -> Variant:
         report=report_progress,
     )
     model, int8, reports = original, None, []
-    names = () if request.preview or request.steps is None else _step_names(request, data_key)
+    names = () if request.preview or request.steps is None else step_names
     for number, step in enumerate(request.recipe.steps):
         own = _step_folder(request.steps, names, number)
         done = None if own is None else Done.load(own, trust_code=request.trust_code)

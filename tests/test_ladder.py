@@ -94,7 +94,7 @@ def best_possible(world: World, budget: Budget, objective: Objective) -> float |
     return min((value_of(values, objective) for values in fitting), default=None)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(worlds(), budgets(), RESOURCES, st.booleans())
 def test_the_optimum_and_nothing_else(made, budget, objective, use_short):
     """Differences below 1 % are ties, so the best found may be that much above the best there is."""
@@ -110,7 +110,7 @@ def test_the_optimum_and_nothing_else(made, budget, objective, use_short):
     assert value_of(found.values, objective) <= best * 1.01 + 1e-9
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds(), budgets(), RESOURCES)
 def test_nothing_is_trained_that_cannot_pay_off(made, budget, objective):
     world, families = made
@@ -123,7 +123,7 @@ def test_nothing_is_trained_that_cannot_pay_off(made, budget, objective):
     assert len(set(world.previewed)) == len(world.previewed), "something was previewed twice"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds(), budgets(), RESOURCES, st.integers(0, 300))
 def test_a_looser_budget_is_never_worse(made, budget, objective, more):
     world, families = made
@@ -140,7 +140,7 @@ def test_a_looser_budget_is_never_worse(made, budget, objective, more):
         assert value_of(loose.values, objective) <= value_of(tight.values, objective) * 1.01 + 1e-9
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(worlds(), RESOURCES)
 def test_a_budget_below_everything_trains_nothing(made, objective):
     world, families = made
@@ -149,7 +149,7 @@ def test_a_budget_below_everything_trains_nothing(made, objective):
     assert world.trained == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(worlds(), budgets(), RESOURCES, st.integers(1, 1000))
 def test_what_does_not_beat_the_candidate_at_hand_is_not_trained(made, budget, objective, value):
     world, families = made

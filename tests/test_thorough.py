@@ -1,4 +1,4 @@
-"""The long search in a made-up world where techniques can be combined: never worse than the ladder, and reproducible."""
+"""The long search in a made-up world where techniques combine: never worse than the ladder, and reproducible."""
 
 import builtins
 import contextlib
@@ -68,7 +68,9 @@ class World:
     def _known(self, recipe: Recipe, more: float | None) -> Values:
         self.asked.append(recipe)
         true = self.figures(recipe)
-        return Values(None if more is None else true.drop + more, 0.9, true.model_bytes, true.ram_bytes, true.latency_ms)
+        return Values(
+            None if more is None else true.drop + more, 0.9, true.model_bytes, true.ram_bytes, true.latency_ms
+        )
 
     def estimate(self, recipe):
         return self._known(recipe, None)
@@ -121,7 +123,7 @@ def test_something_better_than_the_ladder_is_found(tmp_path):
     assert not ladder.budget.violations(world.figures(ladder.chosen.recipe))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     drop=st.integers(0, 60),
     size=st.integers(300, 9000),

@@ -21,7 +21,6 @@ from edgecomp.recipe import Recipe, make_recipe
 
 _PROPOSALS = 30
 _LAST_UNAFFORDABLE = 5
-_GAPS = "edgecomp:gaps"
 # Where nothing is known: worse than anything.
 _NOTHING = 1e18
 
@@ -86,9 +85,7 @@ def _study(storage: Path, seed: int) -> Any:
 
     storage.parent.mkdir(parents=True, exist_ok=True)
     storage.unlink(missing_ok=True)
-    sampler = optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, constraints_func=lambda trial: trial.user_attrs.get(_GAPS, (1.0, 1.0))
-    )
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     return optuna.create_study(
         storage=f"sqlite:///{storage}", study_name="edgecomp", directions=["minimize", "minimize"], sampler=sampler
     )
@@ -134,8 +131,8 @@ def _tell(study: Any, asked: Any, ladder: Ladder, trial: Trial | None) -> None:
     if trial is None or trial.values is None:
         study.tell(asked, state=optuna.trial.TrialState.FAIL)
         return
-    resources = sum(item.gap for item in trial.broken if item.is_resource)
-    quality = sum(item.gap for item in trial.broken if not item.is_resource)
-    asked.set_user_attr(_GAPS, (resources or -1.0, quality or -1.0))
+    for kind in (True, False):
+        gap = sum(item.gap for item in trial.broken if item.is_resource is kind)
+        asked.set_constraint("resources" if kind else "quality", gap or -1.0)
     value, drop = value_of(trial.values, ladder.objective), trial.values.drop
     study.tell(asked, [_NOTHING if value is None else value, _NOTHING if drop is None else drop])
