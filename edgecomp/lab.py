@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -198,7 +199,7 @@ class Lab:
 
     def _settings(self, stage: Stage) -> TrainingSettings:
         full = self.means.settings
-        return full if stage != "short" else replace(full, epochs=max(1, round(full.epochs * _SHORT_SHARE)))
+        return full if stage != "short" else replace(full, epochs=math.ceil(full.epochs * _SHORT_SHARE))
 
     def _key(self, recipe: Recipe, stage: Stage) -> str:
         """Of the candidate's figures on this device."""

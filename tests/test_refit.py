@@ -166,6 +166,7 @@ def test_a_model_that_has_lost_its_accuracy_is_searched_for(planned, changed, tm
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_time_to_replay(planned, changed, tmp_path):
     limited = ("--effort", "quick", "--time-limit", "1s")
     done = refit(planned.bundle, changed("near"), tmp_path / "store", tmp_path / "out", *limited, "--json")

@@ -23,7 +23,7 @@ pytest.importorskip("optuna")
 
 from edgecomp.planner.thorough import explore
 
-PROPOSALS = 12
+PROPOSALS = 8
 
 
 def families(wanted=frozenset({Objective.SIZE, Objective.LATENCY, Objective.RAM})):
@@ -116,14 +116,14 @@ def study_of(folder):
 
 def test_something_better_than_the_ladder_is_found(tmp_path):
     """Combinations of two techniques, which the ladder leaves alone where a single one fits."""
-    world, ladder, first, _ = searched(tmp_path, proposals=40)
+    world, ladder, first, _ = searched(tmp_path, proposals=25)
     assert first is not None
     assert is_better(ladder.chosen.values, first.values, Objective.LATENCY)
     assert len(ladder.chosen.recipe.steps) > 1
     assert not ladder.budget.violations(world.figures(ladder.chosen.recipe))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     drop=st.integers(0, 60),
     size=st.integers(300, 9000),
