@@ -75,6 +75,7 @@ class TestCommands:
 
     def test_the_environment_names_the_store_and_the_option_wins(self, run_cli, folder, filled, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("EDGECOMP_STORE")
         assert run_cli("runs", "list").stdout == "No runs in .edgecomp.\n"
         monkeypatch.setenv("EDGECOMP_STORE", str(folder))
         assert filled in run_cli("runs", "list").stdout
@@ -82,6 +83,7 @@ class TestCommands:
 
     def test_without_a_store_nothing_is_made(self, run_cli, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("EDGECOMP_STORE")
         assert json.loads(run_cli("runs", "list", "--json").stdout)["runs"] == []
         assert json.loads(run_cli("runs", "gc", "--json").stdout)["freed_bytes"] == 0
         result = run_cli("runs", "show", "x")

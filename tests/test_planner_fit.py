@@ -315,7 +315,7 @@ class TestShared:
         twin = tmp_path / "twin.toml"
         twin.write_text(
             'schema_version = 1\nname = "twin"\nextends = "stm32l4r5"\ndescription = "the same with less RAM"\n'
-            "[memory]\nram_bytes = 131072\nusable_ram_bytes = 98304\n"
+            '[memory.regions.sram]\nbytes = "128KiB"\n[sources]\n"memory.regions.sram.bytes" = "unverified"\n'
         )
         before = {path.name for path in (planned.store / "steps").iterdir()}
         done = fitted(planned.folder, "--device", twin, *LIMITS, "--out", tmp_path)
