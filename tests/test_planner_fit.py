@@ -32,6 +32,9 @@ from tests.planned_fits import (
 
 DEVICE = ("--device", "stm32l4r5")
 
+# One worker makes the fit that most of these look at.
+pytestmark = pytest.mark.xdist_group("planned")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def interpreter():
