@@ -51,7 +51,8 @@ def shop(tmp_path):
     stages.prepare_data(bench, DataOptions(str(DIGITS / "digits.npz"), std=(16.0,)))
     model = (MODELS / "digits_float.tflite").read_bytes()
     bench.float_model.write_bytes(model)
-    yield SimpleNamespace(bench=bench.with_model(read_graph(model)), micro=SimpleNamespace(call=call))
+    micro = SimpleNamespace(call=call)
+    yield SimpleNamespace(bench=bench.with_model(read_graph(model)), micro=micro, once=lambda _key, make: make())
     for cached in (stages.bound_data, stages._quantizer):
         cached.cache_clear()
 
