@@ -144,7 +144,17 @@ def write_candidate(
         outputs=tuple(TensorEntry.of(spec) for spec in names.outputs),
         preprocessing=Preprocessing(mean=provenance.mean, std=provenance.std),
         class_names=provenance.class_names,
-        metrics=candidate.model_dump(mode="json", exclude={"status", "reason", "seconds", "latency_ms", "energy_mj"}),
+        metrics=candidate.model_dump(
+            mode="json",
+            exclude={
+                "status": True,
+                "reason": True,
+                "seconds": True,
+                "latency_ms": True,
+                "energy_mj": True,
+                "recipe": {"train_seconds"},
+            },
+        ),
         limits=describe_limits(target.budget),
         fit=provenance.fit,
         golden=golden,

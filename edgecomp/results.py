@@ -164,7 +164,9 @@ class RecipeReport(_Model):
     precision: str = Field(description="Of the file.")
     settings: dict[str, Any] = Field(description="How it was fine-tuned.")
     epochs: int = Field(description="Trained, over all steps.")
-    train_seconds: float = Field(description="Measured on this machine.")
+    train_seconds: float | None = Field(
+        default=None, description="Measured on this machine; null in a bundle, which holds no times."
+    )
 
 
 class Packing(_Model):
