@@ -21,8 +21,8 @@ from edgecomp.cli_options import (
     training_options,
     typed_names,
 )
-from edgecomp.cli_runs import store_option
-from edgecomp.errors import EXIT_FAILED, EXIT_NO_FIT, EXIT_OK, EXIT_UNTRUSTED, StoreError
+from edgecomp.cli_runs import find_run, store_option
+from edgecomp.errors import EXIT_FAILED, EXIT_NO_FIT, EXIT_OK, EXIT_UNTRUSTED
 
 if TYPE_CHECKING:
     from edgecomp.results import FitResult
@@ -112,13 +112,8 @@ def explain(run: str, store_folder: Path, as_json: bool) -> int:
     RUN is a name of `edgecomp runs list`, or its beginning, or "last".
     """
     from edgecomp.report.story import print_story
-    from edgecomp.store import Store
 
-    store = Store.open_existing(store_folder)
-    if store is None:
-        raise StoreError(f"There is no store at {store_folder}.", hint="Name its folder with --store.")
-    with store:
-        details = store.load_run(run)
+    details = find_run(store_folder, run)
     if as_json:
         click.echo(json.dumps({"schema": "edgecomp.run/1", **details.to_json()}, indent=2))
     else:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgecomp.cli_options import json_option
 from edgecomp.errors import StoreError
+
+if TYPE_CHECKING:
+    from edgecomp.store import RunDetails
 
 store_option = click.option(
     "--store",
@@ -19,6 +23,17 @@ store_option = click.option(
     type=click.Path(path_type=Path),
     help="Folder that holds what fits have made.",
 )
+
+
+def find_run(store_folder: Path, name: str) -> RunDetails:
+    """A run of a store by its name, the beginning of it, or "last". Raises StoreError."""
+    from edgecomp.store import Store
+
+    store = Store.open_existing(store_folder)
+    if store is None:
+        raise StoreError(f"There is no store at {store_folder}.", hint="Name its folder with --store.")
+    with store:
+        return store.load_run(name)
 
 
 @click.group()
@@ -53,13 +68,8 @@ def runs_list(store_folder: Path, as_json: bool) -> None:
 def runs_show(run: str, store_folder: Path, as_json: bool) -> None:
     """What RUN was asked for, what happened, and what it found. The beginning of its name is enough."""
     from edgecomp.report.runs import print_run
-    from edgecomp.store import Store
 
-    store = Store.open_existing(store_folder)
-    if store is None:
-        raise StoreError(f"There is no store at {store_folder}.", hint="Name its folder with --store.")
-    with store:
-        details = store.load_run(run)
+    details = find_run(store_folder, run)
     if as_json:
         click.echo(json.dumps({"schema": "edgecomp.run/1", **details.to_json()}, indent=2))
     else:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from typing import Any
 
 from edgecomp.budget import Values
 from edgecomp.candidates import Target, decision_kernels, judged, measure_file, values_of
@@ -132,9 +133,7 @@ class Lab:
         return sum(operator.code in kinds for operator in self.means.imported.graph.main.operators)
 
     def _weigh(self, recipe: Recipe | None) -> Footprint | None:
-        steps = () if recipe is None else recipe.steps
-        traits = [device_traits(step.technique, self.stand_in) for step in steps]
-        key = digest("weigh", str(recipe), traits, self.stand_in.name)
+        key = digest("weigh", str(recipe), self.stand_in.name)
         if key not in self.means.weights:
             self.means.weights[key] = self._weighed(recipe)
         return self.means.weights[key]
@@ -201,11 +200,16 @@ class Lab:
         full = self.means.settings
         return full if stage != "short" else replace(full, epochs=math.ceil(full.epochs * _SHORT_SHARE))
 
+    def _traits(self, recipe: Recipe) -> list[list[Any]]:
+        """What the techniques look at: the same device can have another stand-in in another fit of the store."""
+        return [device_traits(step.technique, self.stand_in) for step in recipe.steps]
+
     def _key(self, recipe: Recipe, stage: Stage) -> str:
         """Of the candidate's figures on this device."""
         target = self.target
         return self.means.key(
-            "trial", recipe.slug, stage, asdict(self._settings(stage)), asdict(self.options), target.profile.text,
+            "trial", recipe.slug, stage, self._traits(recipe), asdict(self._settings(stage)), asdict(self.options),
+            target.profile.text,
             target.budget.max_model_bytes, target.budget.max_ram_bytes, target.prefers_small, target.num_threads,
             self.means.unlabelled,
         )  # fmt: skip
@@ -252,10 +256,10 @@ class Lab:
     def _compressed(self, recipe: Recipe, stage: Stage, trainer: Worker) -> tuple[MadeFile, RecipeReport]:
         """The file and what was done; devices that are alike in what the techniques look at share it."""
         means, store = self.means, self.means.store
-        traits = [device_traits(step.technique, self.stand_in) for step in recipe.steps]
         key = means.key(
-            "file", recipe.slug, stage, traits, asdict(self._settings(stage)), asdict(self.options), means.unlabelled
-        )
+            "file", recipe.slug, stage, self._traits(recipe), asdict(self._settings(stage)), asdict(self.options),
+            means.unlabelled,
+        )  # fmt: skip
         with store.lock(key):
             known = store.recall(key)
             if known is None:

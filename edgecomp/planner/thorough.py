@@ -82,12 +82,16 @@ def _quiet() -> Iterator[None]:
 
 def _study(storage: Path, seed: int) -> Any:
     import optuna
+    from sqlalchemy import URL
 
     storage.parent.mkdir(parents=True, exist_ok=True)
     storage.unlink(missing_ok=True)
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     return optuna.create_study(
-        storage=f"sqlite:///{storage}", study_name="edgecomp", directions=["minimize", "minimize"], sampler=sampler
+        storage=URL.create("sqlite", database=str(storage)).render_as_string(),
+        study_name="edgecomp",
+        directions=["minimize", "minimize"],
+        sampler=sampler,
     )
 
 
