@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgecomp.data import DataOptions
     from edgecomp.errors import EdgecompError
     from edgecomp.graph import Graph, read_graph
+    from edgecomp.matrix import fit_matrix
+    from edgecomp.matrix_result import MatrixResult
     from edgecomp.pipeline import FitRequest, fit
     from edgecomp.profile import DeviceProfile, Precision, load_profile
     from edgecomp.refit import RefitRequest, refit
@@ -38,6 +40,7 @@ _HOMES = {
     "FitRequest": "pipeline",
     "FitResult": "results",
     "Graph": "graph",
+    "MatrixResult": "matrix_result",
     "Measurement": "bench",
     "Precision": "profile",
     "RefitRequest": "refit",
@@ -46,6 +49,7 @@ _HOMES = {
     "bench_bundle": "bench",
     "connect": "transports",
     "fit": "pipeline",
+    "fit_matrix": "matrix",
     "load_profile": "profile",
     "read_bundle": "bundle.reader",
     "read_graph": "graph",
@@ -62,6 +66,7 @@ __all__ = [
     "FitRequest",
     "FitResult",
     "Graph",
+    "MatrixResult",
     "Measurement",
     "Precision",
     "RefitRequest",
@@ -70,6 +75,7 @@ __all__ = [
     "bench_bundle",
     "connect",
     "fit",
+    "fit_matrix",
     "load_profile",
     "read_bundle",
     "read_graph",

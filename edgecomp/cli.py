@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from edgecomp.cli_bench import bench
 from edgecomp.cli_fit import explain, fit, plan, refit
 from edgecomp.cli_options import (
     SIZE,
@@ -19,7 +20,10 @@ from edgecomp.cli_options import (
     model_options,
     training_options,
 )
+from edgecomp.cli_probe import probe
 from edgecomp.cli_runs import runs
+from edgecomp.cli_setup import setup
+from edgecomp.cli_simulate import simulate
 from edgecomp.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -157,31 +161,6 @@ def compress(as_json: bool, **options: Any) -> int:
     return EXIT_OK
 
 
-@main.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--host", required=True, help='[user@]host[:port], or "local" for this machine.')
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64), help="Of the interpreter.")
-@click.option("--runs", default=50, show_default=True, type=click.IntRange(1), help="At least so many inferences.")
-@click.option("--min-seconds", default=1.0, show_default=True, help="And at least so long.")
-@click.option("--max-seconds", default=60.0, show_default=True, help="But no longer than this.")
-@click.option("--python", default="python3", show_default=True, help="Interpreter on the host that has the runtime.")
-@click.option("--identity", type=click.Path(path_type=Path), help="Private key, if not the one of ~/.ssh/config.")
-@json_option
-def bench(as_json: bool, **options: Any) -> int:
-    """Time BUNDLE on a host over SSH and compare its outputs with the golden ones."""
-    from edgecomp.report.progress import progress_on_stderr
-    from edgecomp.report.terminal import print_measurement
-    from edgecomp.request import run_bench
-
-    with progress_on_stderr() as progress:
-        measurement = run_bench(options, progress)
-    if as_json:
-        click.echo(json.dumps(measurement.to_json(), indent=2))
-    else:
-        print_measurement(measurement)
-    return EXIT_OK if measurement.golden.ok else EXIT_UNTRUSTED
-
-
 @main.group()
 def devices() -> None:
     """Device profiles: those that ship with edgecomp, and your own."""
@@ -309,5 +288,5 @@ def bundle_show(path: Path, as_json: bool) -> None:
         print_bundle(opened)
 
 
-for command in (fit, plan, explain, refit, runs):
+for command in (fit, plan, explain, refit, runs, bench, setup, probe, simulate):
     main.add_command(command)

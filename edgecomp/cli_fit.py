@@ -25,6 +25,7 @@ from edgecomp.cli_runs import find_run, store_option
 from edgecomp.errors import EXIT_FAILED, EXIT_NO_FIT, EXIT_OK, EXIT_UNTRUSTED
 
 if TYPE_CHECKING:
+    from edgecomp.matrix_result import MatrixResult
     from edgecomp.results import FitResult
 
 PRECISIONS = ("FLOAT32", "FLOAT16", "DYNAMIC_RANGE", "INT8", "INT16X8", "INT4_WEIGHTS", "SELECTIVE")
@@ -33,7 +34,7 @@ PRECISIONS = ("FLOAT32", "FLOAT16", "DYNAMIC_RANGE", "INT8", "INT16X8", "INT4_WE
 def _fit_options(effort: str) -> Callable[[Command], Command]:
     return together(
         [
-            click.argument("model", required=False, type=click.Path(path_type=Path)),
+            click.argument("models", nargs=-1, metavar="[MODEL]...", type=click.Path(path_type=Path)),
             click.option("--data", help="An .npz file, a folder of images, or module:function. Default: the demo's."),
             click.option("--device", "devices", multiple=True, help="Name or .toml of a profile; repeatable."),
             config_option,
@@ -66,7 +67,11 @@ def fit(as_json: bool, **options: Any) -> int:
 
     Without MODEL the embedded demo is fitted: a small CNN on the UCI handwritten digits. An edgecomp.toml next to
     MODEL can hold options, limits and devices; the command line wins.
+
+    Several models share data, limits and options. They are fitted in the order given, each to all devices; of
+    --time-limit each may use an equal part of what those before it have left. A matrix of models and devices ends it.
     """
+    from edgecomp.report.matrix import print_results
     from edgecomp.report.progress import progress_on_stderr
     from edgecomp.report.terminal import print_fit
     from edgecomp.request import run_fit
@@ -76,7 +81,7 @@ def fit(as_json: bool, **options: Any) -> int:
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:
-        print_fit(result)
+        print_results(result, print_fit)
     return _exit_code(result)
 
 
@@ -88,6 +93,7 @@ def plan(as_json: bool, **options: Any) -> int:
     Candidates that need no training are made and measured; of the others memory,
     time and energy are known from untrained previews, the time to train them from a few steps.
     """
+    from edgecomp.report.matrix import print_results
     from edgecomp.report.plan import print_plan
     from edgecomp.report.progress import progress_on_stderr
     from edgecomp.request import run_fit
@@ -98,8 +104,8 @@ def plan(as_json: bool, **options: Any) -> int:
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:
-        print_plan(result)
-    return EXIT_FAILED if any(device.status == "failed" for device in result.devices) else EXIT_OK
+        print_results(result, print_plan)
+    return _exit_code(result)
 
 
 @click.command()
@@ -151,10 +157,15 @@ def refit(as_json: bool, **options: Any) -> int:
     return _exit_code(result.fit)
 
 
-def _exit_code(result: FitResult) -> int:
+def _exit_code(result: FitResult | MatrixResult) -> int:
+    from edgecomp.results import FitResult
+
+    if not isinstance(result, FitResult):
+        codes = {EXIT_FAILED for row in result.rows if row.status == "failed"} | {*map(_exit_code, result.fits)}
+        return next((code for code in (EXIT_FAILED, EXIT_NO_FIT, EXIT_UNTRUSTED) if code in codes), EXIT_OK)
     if any(device.status == "failed" or device.error is not None for device in result.devices):
         return EXIT_FAILED
-    if result.status != "fits":
+    if result.status == "no_fit":
         return EXIT_NO_FIT
     timed = [item.latency_ms for device in result.devices for item in device.candidates if item.status == "chosen"]
     judged_by_time = ("max_latency_ms", "max_energy_mj")

@@ -124,6 +124,27 @@ limit_options = together(
         ),
     ]
 )
+connection_options = together(
+    [
+        click.option("--identity", type=click.Path(path_type=Path), help="Private key, the only one to offer."),
+        click.option(
+            "--known-hosts", type=click.Path(path_type=Path), help="The only file of trusted host keys. Default: SSH's."
+        ),
+        click.option(
+            "--accept-new-host-key",
+            is_flag=True,
+            help="Trust a host whose key is unknown: say its fingerprint, add it to known_hosts. Never a changed key.",
+        ),
+        click.option(
+            "--connect-timeout",
+            "connect_timeout_s",
+            type=DURATION,
+            default="15s",
+            show_default=True,
+            help="For connection and login together.",
+        ),
+    ]
+)
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Options in TOML. Default: edgecomp.toml next to MODEL."
 )

@@ -8,7 +8,8 @@ For every operator
 
 summed over the graph; MACs and outputs are those of channels rounded up to what the kernels compute at once. The
 constants are those of a family of kernels (edgecomp.cost_families); docs/cost-model.md says how they were fitted and
-how far off they are for models that the fit had not seen.
+how far off they are for models that the fit had not seen. A board that was calibrated has constants of its own, which
+edgecomp.cost_measured puts together in its own way.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from edgecomp.cost_families import Core, CostFamily, Dtype, Kind, family_names, load_family
+from edgecomp.cost_measured import MeasuredCost, measured_costs
 from edgecomp.cost_work import MAC_KINDS, Decoder, OperatorWork, operator_work, rounded_up
 from edgecomp.graph import Graph
 from edgecomp.profile import DeviceProfile
@@ -130,6 +132,8 @@ def estimate(
         if cost is None:
             return None, f"{reason} ({item.code}, layer {item.layer})"
         costs.append(cost)
+    if family.calls is not None:
+        costs = [_as_measured(*pair) for pair in zip(costs, measured_costs(work, family, family.calls), strict=True)]
     speed = clock_hz if family.parallel_loss is None else clock_hz * _speed_up(num_threads, family.parallel_loss)
     bandwidth = core.bytes_per_second or math.inf
     times_ms = [
@@ -139,7 +143,7 @@ def estimate(
     deviation = _deviation(work, costs, times_ms, family) if value_ms else 0.0
     spread = math.exp(family.interval.quantile * math.hypot(deviation, extra_sd))
     says = [*notes, *dict.fromkeys(cost.note for cost in costs if cost.note)]
-    if family.basis != "rows":
+    if family.basis in _BASIS:
         says.append(f"The constants of {family.name} rest on {_BASIS[family.basis]}.")
     if unseen := sorted({item.code for item in work} & _NOT_IN_ROWS):
         says.append(f"{', '.join(unseen)}: in none of the models that the constants were fitted to.")
@@ -164,6 +168,12 @@ class _Cost:
 
 
 _NOTHING = _Cost(0.0, 0.0, 0.0)
+
+
+def _as_measured(cost: _Cost, measured: MeasuredCost) -> _Cost:
+    # The time that memory takes is in what was measured.
+    sd = math.hypot(cost.sd, measured.sd)
+    return _Cost(measured.cycles, measured.overhead_cycles, 0.0, sd, cost.note)
 
 
 def _operator_cost(item: OperatorWork, family: CostFamily, core: Core) -> tuple[_Cost | None, str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +19,7 @@ from edgecomp.resources import resource_folder
 Dtype = Literal["float32", "int8", "int16x8", "int4", "dynamic_range"]
 Kind = Literal["pointwise", "convolution", "depthwise", "dense"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Deviation = Annotated[float, Field(ge=0, le=3)]
 Multiple = Annotated[int, Field(ge=1, le=64)]
 Text = Annotated[str, Field(min_length=1)]
@@ -75,14 +76,60 @@ class Interval(_Table):
     kind_sd: ByKind = Field(description="How well the relative cost of each kind is known.")
 
 
+class Calls(_Table):
+    """What an inference costs beside the work of its operators, as timed on the very board."""
+
+    delegate: Literal["xnnpack"] | None = Field(default=None, description="Whose runs of operators count.")
+    inference_cycles: NotNegative = Field(description="Of any inference.")
+    partition_cycles: NotNegative = Field(description="Of handing a run of operators to the delegate.")
+    operator_cycles: NotNegative = Field(description="Of calling one that the delegate takes.")
+    left_cycles: NotNegative = Field(description="Of calling one that it leaves to the runtime's own kernels.")
+
+    @property
+    def in_order(self) -> tuple[float, float, float, float]:
+        """As `cost_measured.CALLS` lists them."""
+        return self.inference_cycles, self.partition_cycles, self.operator_cycles, self.left_cycles
+
+
+class Measured(_Table):
+    """The operators of one dtype, as timed on the very board; edgecomp.cost_measured says how they are counted."""
+
+    output_multiple: Multiple = Field(description="Output channels are computed in groups of so many.")
+    channel_multiple: Multiple = Field(description="Input channels are added up in groups of so many.")
+    cycles_per_mac: ByKind
+    cycles_per_output: ByKind
+    cycles_per_tap: NotNegative = Field(description="Of a convolution: one position of the kernel for one output.")
+    cycles_per_element: dict[Text, NotNegative] = Field(description='By operator; "other" for those not listed.')
+    cycles_per_result: dict[Text, NotNegative] = Field(default={}, description="By operator: besides, of one output.")
+    sd: Deviation = Field(description="Of ln(latency), of networks that the fit had not seen.")
+
+    @model_validator(mode="after")
+    def _has_others(self) -> Self:
+        if "other" not in self.cycles_per_element:
+            raise ValueError('cycles_per_element must have "other"')
+        return self
+
+    def constant(self, key: tuple[str, ...]) -> float:
+        """By what is counted: "mac" or "output" with a kind, "tap", "element" or "result" with an operator."""
+        if key[0] == "tap":
+            return self.cycles_per_tap
+        if key[0] in ("mac", "output"):
+            by_kind = self.cycles_per_mac if key[0] == "mac" else self.cycles_per_output
+            return by_kind.of(cast(Kind, key[1]))
+        if key[0] == "element":
+            return self.cycles_per_element.get(key[1], self.cycles_per_element["other"])
+        return self.cycles_per_result.get(key[1], 0.0)
+
+
 class CostFamily(_Table):
     """The constants of one family of kernels; edgecomp.cost says how they are put together."""
 
     schema_version: Literal[1]
     name: Text
     description: Text
-    basis: Literal["rows", "vendor rows", "analogy"] = Field(
-        description="Fitted to public rows of this runtime, to those of a vendor's runtime, or taken from elsewhere."
+    basis: Literal["rows", "vendor rows", "analogy", "calibration"] = Field(
+        description="Fitted to public rows of this runtime, to those of a vendor's runtime, taken from elsewhere, or "
+        "timed on the very board."
     )
     folds_constants: bool = Field(description="Operators on constants are computed once, when the model is loaded.")
     overhead_cycles: Positive = Field(description="Of calling one operator.")
@@ -98,6 +145,10 @@ class CostFamily(_Table):
     cores: dict[Text, Core] = Field(description='"cortex-a53", or "cortex-a53:armv7l" for one architecture only.')
     derived: dict[Dtype, Derived] = {}
     missing: dict[Dtype, Text] = Field(default={}, description="Why there is no estimate for a dtype.")
+    calls: Calls | None = Field(default=None, description="Goes with `measured`.")
+    measured: dict[Dtype, Measured] = Field(
+        default={}, description="By dtype: in place of what the tables above say of its operators."
+    )
     interval: Interval
 
     @model_validator(mode="after")
@@ -108,6 +159,12 @@ class CostFamily(_Table):
         for dtype, derived in self.derived.items():
             if derived.like not in stated or dtype in stated:
                 raise ValueError(f"derived.{dtype} must be like a dtype of {self.default_core}, and not one itself")
+        if bool(self.measured) != (self.calls is not None):
+            raise ValueError("calls and measured go together")
+        if odd := sorted(set(self.measured) - stated):
+            raise ValueError(f"measured must name dtypes of {self.default_core}, got {', '.join(odd)}")
+        if self.measured and (odd := sorted(stated - set(self.measured))):
+            raise ValueError(f"measured must have every dtype of {self.default_core}, without {', '.join(odd)}")
         if both := (stated | set(self.derived)) & set(self.missing):
             raise ValueError(f"missing must not name what has constants, got {', '.join(sorted(both))}")
         return self

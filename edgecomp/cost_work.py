@@ -38,6 +38,7 @@ class OperatorWork:
         channels: The last axis of that.
         elements: Of its largest activation.
         bytes: Weights and activations that it reads and writes.
+        taps: Positions of its kernel: height times width (times depth); 1 for a matrix product.
         decoded: Of DECODE: how many values each loop unpacks, at every inference.
     """
 
@@ -50,6 +51,7 @@ class OperatorWork:
     channels: int
     elements: int
     bytes: int
+    taps: int = 1
     decoded: tuple[tuple[Decoder, int], ...] = ()
 
 
@@ -85,8 +87,15 @@ def _work(subgraph: Subgraph, operator: Operator) -> OperatorWork:
         channels=outputs[0].shape[-1] if outputs and outputs[0].shape else 1,
         elements=max((tensor.elements for tensor in activations), default=0),
         bytes=sum(tensor.data_bytes if tensor.is_constant else tensor.size_bytes for tensor in [*inputs, *outputs]),
+        taps=_taps(operator, inputs),
         decoded=decoded,
     )
+
+
+def _taps(operator: Operator, inputs: list[Tensor]) -> int:
+    if operator.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV") and len(inputs) > 1:
+        return math.prod(inputs[1].shape[1:3])  # (out or 1, height, width, channels)
+    return math.prod(inputs[1].shape[:3]) if operator.code == "CONV_3D" and len(inputs) > 1 else 1
 
 
 def _decoded(operator: Operator, outputs: list[Tensor]) -> tuple[tuple[Decoder, int], ...]:

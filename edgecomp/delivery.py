@@ -11,7 +11,7 @@ from typing import Any
 from edgecomp.budget import Budget, Values
 from edgecomp.bundle.firmware import model_header
 from edgecomp.bundle.manifest import Golden, Manifest, PlanStep, Preprocessing, TensorEntry
-from edgecomp.bundle.writer import UNPACKED_NAME, file_entries, runner_script, write_bundle
+from edgecomp.bundle.writer import UNPACKED_NAME, bundle_name, file_entries, runner_script, write_bundle
 from edgecomp.candidates import Shop, Target, decision_kernels, evaluate, judged, tflm_available, with_scores
 from edgecomp.graph import read_graph
 from edgecomp.inference import KernelFamily, runtime_version
@@ -162,8 +162,7 @@ def write_candidate(
         seed=provenance.seed,
         versions=provenance.versions,
     )
-    stem = Path(provenance.source["name"]).stem
-    return write_bundle(out, f"{stem}-{profile.name}", manifest, files)
+    return write_bundle(out, bundle_name(provenance.source["name"], profile.name), manifest, files)
 
 
 def candidate_path(shop: Shop, candidate: CandidateResult) -> Path:
@@ -201,10 +200,12 @@ def time_candidate(shop: Shop, target: Target, candidate: CandidateResult, prove
         low=measured.low_ms,
         high=measured.high_ms,
         mode="measured",
-        p90=measured.p90_ms,
+        p90=measured.timing.p90_ms,
         on=measured.on if measured.is_profile_device else f"{measured.on} ({measured.label})",
         is_profile_device=measured.is_profile_device,
-        golden_ok=measured.golden.ok,
+        golden_ok=measured.golden is not None and measured.golden.ok,
+        verdict=measured.verdict,
+        reasons=measured.reasons,
         num_threads=measured.num_threads,
         runs=measured.runs,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecomp.errors import EdgecompError, ProfileError, UsageError, did_you_mean
-from edgecomp.files import stage_file
+from edgecomp.files import stage_file, write_atomic
 from edgecomp.profile_files import (
     Layer,
     Resolved,
@@ -109,7 +109,7 @@ def _summary(resolved: Resolved) -> Summary:
     # Shipped files are valid: tests validate every one, so the list need not.
     table = resolved.table
     cpu, runtime = table["cpu"], table["runtime"]
-    arena, flash = _arena(table), _regions(table, "flash")
+    arena, flash = arena_of(table), _regions(table, "flash")
     return Summary(
         name=table["name"],
         kind=table["kind"],
@@ -132,16 +132,18 @@ def _regions(table: Table, kind: str) -> dict[str, Table]:
     return {name: region for name, region in table["memory"]["regions"].items() if region["kind"] == kind}
 
 
-def _arena(table: Table) -> str:
+def arena_of(table: Table) -> str:
+    """The RAM region of a profile's table that takes the tensor arena."""
     ram = {name: (_usable(r), bool(r.get("external", False))) for name, r in _regions(table, "ram").items()}
     return str(table["memory"].get("arena") or arena_region(ram))
 
 
 def _usable(region: Table) -> int:
-    return _size(region["bytes"]) - _size(region.get("reserved_bytes", 0))
+    return size_of(region["bytes"]) - size_of(region.get("reserved_bytes", 0))
 
 
-def _size(value: int | str) -> int:
+def size_of(value: int | str) -> int:
+    """Bytes of a size as a profile states it: a number, or text like "640KiB"."""
     return parse_bytes(value) if isinstance(value, str) else value
 
 
@@ -199,9 +201,9 @@ class Wish:
         if self.core is not None and self.core.lower() not in table["cpu"]["core"].lower():
             distance += 4
         if self.ram_bytes is not None:
-            distance += abs(math.log2(self.ram_bytes / _size(table["memory"]["regions"][_arena(table)]["bytes"])))
+            distance += abs(math.log2(self.ram_bytes / size_of(table["memory"]["regions"][arena_of(table)]["bytes"])))
         if self.flash_bytes is not None:
-            flash = sum(_size(region["bytes"]) for region in _regions(table, "flash").values())
+            flash = sum(size_of(region["bytes"]) for region in _regions(table, "flash").values())
             distance += abs(math.log2(self.flash_bytes / flash)) if flash else 4
         return distance
 
@@ -237,26 +239,35 @@ def new_profile(name: str, start: str | None, wish: Wish) -> tuple[Path, str]:
         )
     extends = start or nearest(wish)
     text = template(name, resolve(read_file(find_profile(extends))).table, extends, wish)
-    check = _check_text(path, text)
+    check = check_text(path, text)
     if check.profile is None:
         raise UsageError(
             f"{extends} with these figures is no profile: {'; '.join(check.problems)}.",
             hint="Leave the figure out and set it in the file.",
         )
-    _write_new(path, text)
+    write_profile(path, text)
     return path, extends
 
 
-def _check_text(path: Path, text: str) -> Check:
+def check_text(path: Path, text: str) -> Check:
+    """The profile that a text would be at a path, or every problem; nothing is written."""
     from edgecomp.profile import explain
 
     profile, problems = explain(resolve(Layer(path, text, tomllib.loads(text))))
     return Check(path, profile, tuple(problems))
 
 
-def _write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet, whole or not at all. Raises EdgecompError."""
+def write_profile(path: Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a profile, whole or not at all.
+
+    Raises:
+        UsageError: The file is there, and is not to be overwritten.
+        EdgecompError: It cannot be written.
+    """
     try:
+        if overwrite:
+            write_atomic(path, text.encode())
+            return
         staged = stage_file(path, text.encode())
         try:
             # A link fails where the name is taken; a rename would overwrite.
@@ -305,8 +316,8 @@ def _known(parent: Table, wish: Wish) -> dict[str, Any]:
         known["kind"] = wish.kind
     if wish.core is not None and wish.core.lower() not in parent["cpu"]["core"].lower():
         known["cpu.core"] = wish.core
-    arena, flash = _arena(parent), _regions(parent, "flash")
-    if wish.ram_bytes is not None and wish.ram_bytes != _size(parent["memory"]["regions"][arena]["bytes"]):
+    arena, flash = arena_of(parent), _regions(parent, "flash")
+    if wish.ram_bytes is not None and wish.ram_bytes != size_of(parent["memory"]["regions"][arena]["bytes"]):
         known[f"memory.regions.{arena}.bytes"] = _size_text(wish.ram_bytes)
     if wish.flash_bytes is not None:
         if len(flash) > 1:
@@ -317,6 +328,6 @@ def _known(parent: Table, wish: Wish) -> dict[str, Any]:
         region = next(iter(flash), "flash")
         if not flash:
             known[f"memory.regions.{region}.kind"] = "flash"
-        if not flash or wish.flash_bytes != _size(flash[region]["bytes"]):
+        if not flash or wish.flash_bytes != size_of(flash[region]["bytes"]):
             known[f"memory.regions.{region}.bytes"] = _size_text(wish.flash_bytes)
     return known

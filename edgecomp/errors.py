@@ -19,6 +19,11 @@
     |   +-- AuthenticationError   1  the host refused our key
     |   +-- CommandTimeoutError   1  a command on the device did not end in time
     +-- BenchmarkError            1  the benchmark could not be run on the device
+    |   +-- DeviceBusyError       1  another measurement runs there
+    |   +-- NoRuntimeError        1  no TFLite runtime works there
+    +-- ProbeError                1  what a device says of itself is not enough for a profile
+    +-- SetupError                1  a runtime could not be put onto a device
+    +-- SimulationError           1  the emulator is missing, or the model does not run in it
 
 The number is the exit code of the command line. Two codes are results, not errors: 3, nothing meets the
 budget; 4, a measurement was taken but cannot be trusted.
@@ -145,6 +150,26 @@ class CommandTimeoutError(TransportError):
 
 class BenchmarkError(EdgecompError):
     """The benchmark could not be run on the device."""
+
+
+class NoRuntimeError(BenchmarkError):
+    """No TFLite runtime works in the Python of the device."""
+
+
+class DeviceBusyError(BenchmarkError):
+    """Another measurement runs on the device, and did not end in time."""
+
+
+class ProbeError(EdgecompError):
+    """What a device says of itself is not enough for a profile, or contradicts itself."""
+
+
+class SetupError(EdgecompError):
+    """A TFLite runtime could not be put onto a device, or removed from it."""
+
+
+class SimulationError(EdgecompError):
+    """The emulator or one of its parts is missing, or the model does not run in it."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -75,6 +75,7 @@ class FitRequest:
         jobs: Trainings at the same time.
         plan_only: Train nothing and ship nothing: say what would be tried.
         replay: Tried first; a search follows only if it breaks a limit.
+        part_of: Name of the run of several models that this is one of; None: it stands alone.
     """
 
     model: Path
@@ -97,6 +98,7 @@ class FitRequest:
     jobs: int = 1
     plan_only: bool = False
     replay: Replay | None = None
+    part_of: str | None = None
 
 
 def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
@@ -112,7 +114,8 @@ def fit(request: FitRequest, *, progress: Progress | None = None) -> FitResult:
         identify(request.model, trust_code=request.trust_code, custom_objects=request.custom_objects)
         folder = request.store or Path(stack.enter_context(TemporaryDirectory(prefix="edgecomp-store-")))
         store = stack.enter_context(Store.open(folder))
-        run = _begin(request, store)
+        asked, key = describe_request(request), request_key(request)
+        run = begin_run(store, asked, key, request.model.stem, resume=request.resume)
         try:
             result = _fit(request, stack, store, run, report)
         except (UsageError, ModelError, DataError):
@@ -138,6 +141,7 @@ def describe_request(request: FitRequest) -> dict[str, Any]:
         "time_limit_s": request.time_limit_s,
         "seed": request.seed,
         "plan_only": request.plan_only,
+        "part_of": request.part_of,
     }
 
 
@@ -147,19 +151,25 @@ def request_key(request: FitRequest) -> str:
     return digest(
         str(request.model.resolve()), asdict(request.data), targets, request.metric, request.precisions,
         request.confident, request.seed, request.minimize, request.effort, asdict(request.settings),
-        str(request.unlabelled), request.plan_only, str(request.replay),
+        str(request.unlabelled), request.plan_only, str(request.replay), request.part_of,
     )  # fmt: skip
 
 
-def _begin(request: FitRequest, store: Store) -> Run:
-    """The run of this fit: the interrupted one of the same request, if that is asked for.
+def begin_run(store: Store, asked: dict[str, Any], key: str, label: str, *, resume: bool) -> Run:
+    """A new run, or the interrupted one of the same request.
+
+    Args:
+        store: Where.
+        asked: See `describe_request`.
+        key: See `request_key`.
+        label: A word for people.
+        resume: Go on with the interrupted one.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none to go on with.
     """
-    key = request_key(request)
-    if not request.resume:
-        return store.begin_run(describe_request(request), key, request.model.stem)
+    if not resume:
+        return store.begin_run(asked, key, label)
     run = store.unfinished_run(key)
     if run is None:
         raise UsageError(

@@ -153,6 +153,9 @@ class DeviceProfile(ProfileTable):
     name: Name
     description: Text
     kind: Literal["linux", "android", "ios", "mcu"]
+    models: tuple[Text, ...] = Field(
+        default=(), description="What such a device calls itself; the beginning of that is enough."
+    )
     cpu: Cpu
     memory: Memory
     runtime: Runtime

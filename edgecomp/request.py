@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from edgecomp.compression import CompressionResult
     from edgecomp.data import DataOptions
     from edgecomp.executors.local import Progress
+    from edgecomp.matrix_result import MatrixResult
     from edgecomp.refit import RefitResult
     from edgecomp.results import FitResult
     from edgecomp.training.settings import TrainingSettings
 
 
-def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[str] = ()) -> FitResult:
+def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[str] = ()) -> FitResult | MatrixResult:
     """`edgecomp fit`: check every option before any work, then fit, then time the bundles on their hosts.
+
+    Several models give a matrix.
 
     Args:
         options: Of the command, by name, with defaults.
@@ -33,7 +36,7 @@ def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[st
 
     Raises:
         UsageError: Options that contradict each other.
-        EdgecompError: See `pipeline.fit`.
+        EdgecompError: See `pipeline.fit` and `matrix.fit_matrix`.
     """
     options, of_devices = with_settings(options, typed)
     profiles = _profiles(options["devices"])
@@ -41,13 +44,15 @@ def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[st
     of_file = {name: of["host"] for name, of in given.items() if "host" in of}
     hosts = {} if options.get("plan_only") else _hosts(options["hosts"], profiles, of_file)
     from edgecomp.data import DataOptions, parse_image_size
+    from edgecomp.matrix import fit_matrix
     from edgecomp.pipeline import FitRequest, fit
 
     for host in sorted(set(hosts.values())):
         # A wrong key or an unknown host is better known before the work than after it.
         progress(f"connecting to {host}", 0, 0)
         connect(host).close()
-    is_demo = options["model"] is None
+    models = options["models"]
+    is_demo = not models
     if is_demo and options["data"] is None:
         progress(demo.NOTE, 0, 0)
     if is_demo != (options["data"] is None):
@@ -59,7 +64,7 @@ def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[st
     if is_demo:
         mean, std = mean or demo.MEAN, std or demo.STD
     request = FitRequest(
-        model=demo.model_path() if is_demo else options["model"],
+        model=demo.model_path() if is_demo else models[0],
         data=DataOptions(
             source=str(demo.data_path()) if is_demo else options["data"],
             mean=mean,
@@ -89,6 +94,8 @@ def run_fit(options: dict[str, Any], progress: Progress, *, typed: Collection[st
         jobs=options["jobs"],
         plan_only=options.get("plan_only", False),
     )
+    if len(models) > 1:
+        return fit_matrix(models, request, progress=progress)
     result = fit(request, progress=progress)
     return result.model_copy(update={"notes": (demo.NOTE, *result.notes)}) if is_demo else result
 
@@ -150,7 +157,7 @@ def with_settings(options: dict[str, Any], typed: Collection[str]) -> tuple[dict
     """Options of a command together with those of edgecomp.toml, and what it says of each of `options["devices"]`.
 
     Args:
-        options: Of the command, by name: "model", "config", "devices" and what else it has.
+        options: Of the command, by name: "models", "config", "devices" and what else it has.
         typed: Those that the user gave.
 
     Raises:
@@ -158,7 +165,7 @@ def with_settings(options: dict[str, Any], typed: Collection[str]) -> tuple[dict
     """
     from edgecomp.settings_file import find_settings, merge, of_device
 
-    merged = merge(options, typed, find_settings(options["model"], options["config"]))
+    merged = merge(options, typed, find_settings(options["models"], options["config"]))
     if not merged.options["devices"]:
         raise UsageError(
             "Missing option '--device'.", hint="`edgecomp devices list` shows them; edgecomp.toml may name them, too."
@@ -285,22 +292,3 @@ def run_compress(options: dict[str, Any], progress: Progress) -> CompressionResu
         seed=options["seed"],
     )
     return compress(request, progress=progress)
-
-
-def run_bench(options: dict[str, Any], progress: Progress) -> Measurement:
-    """`edgecomp bench`.
-
-    Raises:
-        BundleError, TransportError, BenchmarkError: One sentence each.
-    """
-    with connect(options["host"], identity=options["identity"]) as transport:
-        return bench_bundle(
-            options["bundle"],
-            transport,
-            python=options["python"],
-            num_threads=options["threads"],
-            num_runs=options["runs"],
-            min_seconds=options["min_seconds"],
-            max_seconds=options["max_seconds"],
-            progress=progress,
-        )

@@ -39,13 +39,15 @@ class Latency(Interval):
     on: str = Field(description="The machine, and whether it is the device of the profile.")
     is_profile_device: bool
     golden_ok: bool = Field(description="Whether the outputs on that machine were the golden ones.")
+    verdict: str = Field(description="`valid`, or why the timing cannot be trusted (docs/bench.md).")
+    reasons: tuple[str, ...] = Field(description="All that speaks against it.")
     num_threads: int
     runs: int
 
     @property
     def is_trusted(self) -> bool:
         """Whether it can be held against the device's latency limit."""
-        return self.is_profile_device and self.golden_ok
+        return self.verdict == "valid"
 
 
 class EstimatedLatency(_Model):

@@ -6,7 +6,7 @@ What it says of single devices stays apart (`Merged.devices`), because it goes o
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -48,6 +48,13 @@ def _channels(value: object) -> tuple[float, ...]:
         raise ValueError("write one number, or a list of one per channel") from None
 
 
+def _models(value: object) -> tuple[str, ...]:
+    paths = value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str) and path for path in paths):
+        raise ValueError("write one path, or a list of them")
+    return tuple(paths)
+
+
 def _objective(text: str) -> Objective:
     known = {str(item).replace("_", "-"): item for item in Objective}
     if text not in known:
@@ -68,6 +75,7 @@ _Mj = Annotated[float, _text_of("an energy", '"5mJ"', parse_mj)]
 _Share = Annotated[float, _text_of("a share", '"2%"', parse_share, bare=True)]
 _Seconds = Annotated[float, _text_of("a duration", '"25m"', parse_seconds)]
 _Channels = Annotated[tuple[float, ...], BeforeValidator(_channels)]
+_Models = Annotated[tuple[str, ...], BeforeValidator(_models)]
 _Objective = Annotated[Objective, _text_of("an objective", '"size"', _objective)]
 _Number = Annotated[float, BeforeValidator(_number)]
 _Count = Annotated[StrictInt, Field(ge=1)]
@@ -109,7 +117,7 @@ class DeviceSettings(LimitSettings):
 class FitSettings(_Table):
     """[fit]: options of the command, with underscores; those that may be repeated are lists."""
 
-    model: StrictStr | None = None
+    model: _Models | None = None
     data: StrictStr | None = None
     unlabelled: StrictStr | None = None
     out: StrictStr | None = None
@@ -169,20 +177,24 @@ class Merged:
 
 
 # Where a command's name for an option is not the key.
-_NAMES = {"precision": "precisions", "feature_layer": "feature_layers"}
+_NAMES = {"model": "models", "precision": "precisions", "feature_layer": "feature_layers"}
 
 
-def find_settings(model: Path | None, config: Path | None) -> SettingsFile | None:
-    """The file that was named, else the edgecomp.toml next to the model, else None.
+def find_settings(models: Sequence[Path], config: Path | None) -> SettingsFile | None:
+    """The file that was named, else the edgecomp.toml next to the models, else None.
 
     Raises:
-        UsageError: It cannot be read, or holds something that it must not.
+        UsageError: It cannot be read, or holds something that it must not; or there are several.
     """
     if config is not None:
         return load_settings(config)
-    if model is None or not (beside := model.parent / FILE_NAME).is_file():
-        return None
-    return load_settings(beside)
+    beside = [path for model in models if (path := model.parent / FILE_NAME).is_file()]
+    if len({path.resolve() for path in beside}) > 1:
+        raise UsageError(
+            f"The models have different files with options: {', '.join(map(str, dict.fromkeys(beside)))}.",
+            hint="Say with --config which one holds for all of them.",
+        )
+    return load_settings(beside[0]) if beside else None
 
 
 def load_settings(path: Path) -> SettingsFile:
@@ -239,11 +251,13 @@ def _device(path: Path, name: str) -> str:
 
 def _resolved(fit: FitSettings, folder: Path) -> FitSettings:
     """Paths relative to the file; module:function stays as it is."""
-    paths = {
+    paths: dict[str, Any] = {
         key: str(folder / value)
         for key, value in fit.stated.items()
-        if key in ("model", "data", "unlabelled", "out") and not is_function_spec(value)
+        if key in ("data", "unlabelled", "out") and not is_function_spec(value)
     }
+    if fit.model is not None:
+        paths["model"] = tuple(str(folder / model) for model in fit.model)
     return fit.model_copy(update=paths)
 
 
@@ -267,7 +281,7 @@ def merge(options: Mapping[str, Any], typed: Collection[str], settings: Settings
             if name not in options:
                 raise UsageError(f"{settings.path}: {table}.{key}: this command has no --{key.replace('_', '-')}.")
             if name not in typed:
-                merged[name] = Path(value) if key in ("model", "out") else value
+                merged[name] = _paths(key, value)
     if "devices" not in typed:
         merged["devices"] = tuple(settings.devices)
     devices = {
@@ -275,6 +289,13 @@ def merge(options: Mapping[str, Any], typed: Collection[str], settings: Settings
         for name, section in settings.devices.items()
     }
     return Merged(merged, devices)
+
+
+def _paths(key: str, value: Any) -> Any:
+    """The value of a key as the command line gives it."""
+    if key == "model":
+        return tuple(map(Path, value))
+    return Path(value) if key == "out" else value
 
 
 def of_device(devices: Mapping[str, dict[str, Any]], name_or_path: str) -> dict[str, Any]:

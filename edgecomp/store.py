@@ -168,7 +168,8 @@ class Store:
         """Start a run of this process.
 
         Args:
-            request: What was asked for; `edgecomp runs` shows `model` and `devices` of it.
+            request: What was asked for; `edgecomp runs` shows `model` and `devices` of it. `part_of` names the run of
+                several models that it is one of.
             request_key: Digest of the request: the same request finds its unfinished run by it.
             label: A word for people, part of the name.
 
@@ -186,13 +187,14 @@ class Store:
         return summaries(self._journal)
 
     def load_run(self, name: str) -> RunDetails:
-        """A run by its name, or by a beginning of it; "last" is the newest.
+        """A run by its name, or by a beginning of it; "last" is the newest, of several models that of all of them.
 
         Raises:
             StoreError: No run begins so, or several do; near ones are named.
         """
-        newest = self.runs()[:1] if name == "last" else []
-        return load(self._journal, newest[0].name if newest else name)
+        if name == "last":
+            name = next((run.name for run in self.runs() if run.request.get("part_of") is None), name)
+        return load(self._journal, name)
 
     def gc(self, keep_runs: int, older_than_days: float | None = None, *, dry_run: bool = False) -> Collected:
         """Remove old runs, then the results, artifacts and steps that no remaining run uses.

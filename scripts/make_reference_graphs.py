@@ -30,7 +30,7 @@ from edgecomp.graph import read_graph
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EDGECOMP_DATA", ROOT.parent / "shared" / "data"))
 TARGET = ROOT / "benchmarks" / "reference_graphs.json"
-KEPT = ("code", "kind", "macs", "outputs", "channels", "elements", "bytes")
+KEPT = ("code", "kind", "macs", "outputs", "channels", "elements", "bytes", "taps")
 
 # Model, dtype -> file in EDGECOMP_DATA.
 FILES = {

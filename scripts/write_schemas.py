@@ -2,7 +2,7 @@
 
     python scripts/write_schemas.py
 
-A test holds the files against the code, so run this after changing edgecomp/results.py, profile.py,
+A test holds the files against the code, so run this after changing edgecomp/results.py, matrix_result.py, profile.py,
 hardware.py or bundle/manifest.py.
 """
 
@@ -14,12 +14,14 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from edgecomp.bundle.manifest import Manifest
+from edgecomp.matrix_result import MatrixResult
 from edgecomp.profile import DeviceProfile
 from edgecomp.results import FitResult
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMAS: dict[str, type[BaseModel]] = {
     "fit-result.schema.json": FitResult,
+    "fit-matrix.schema.json": MatrixResult,
     "bundle-manifest.schema.json": Manifest,
     "device-profile.schema.json": DeviceProfile,
 }

@@ -36,6 +36,18 @@ def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
     return path
 
 
+def ssh_keygen(*arguments: str) -> str:
+    """What ssh-keygen prints."""
+    tool = shutil.which("ssh-keygen", path=SEARCH_PATH)
+    assert tool is not None
+    return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def fingerprint(key: Path) -> str:
+    """What ssh-keygen shows for the public half of a key."""
+    return ssh_keygen("-lf", f"{key}.pub").split()[1]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOCALHOST, 0))

@@ -4,19 +4,32 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgecomp.agent.remote import DeviceFacts
-from edgecomp.bench import bench_bundle, median_interval_ms, percentile_ms, profile_mismatches, read_benchmark_files
+from edgecomp.agent.reports import DeviceFacts
+from edgecomp.bench import (
+    BenchSettings,
+    bench_bundle,
+    bench_bundles,
+    median_interval_ms,
+    percentile_ms,
+    profile_mismatches,
+    read_benchmark_files,
+    time_models,
+)
 from edgecomp.errors import BenchmarkError, BundleError, UsageError
 from edgecomp.profile import load_profile
 from edgecomp.transports import connect
 from tests.digits_bundle import MODELS, digit_images, golden_arrays, write_digits_bundle
 
-QUICK = {"min_seconds": 0.0, "max_seconds": 5.0, "python": sys.executable}
+ONCE = BenchSettings(
+    min_seconds=0.0, max_seconds=5.0, min_processes=1, max_processes=1, precision_ratio=0.99, passes=()
+)
+QUICK = {"settings": ONCE, "python": sys.executable}
 
 
 @pytest.fixture
@@ -44,9 +57,10 @@ class TestMeasurement:
         measured = bench_bundle(bundle, local, **QUICK)
         assert measured.golden.ok
         assert (measured.golden.rule, measured.golden.equal) == ("exact", True)  # This runtime made the golden ones.
-        assert measured.runs == 50
-        assert 0 < measured.low_ms <= measured.p50_ms <= measured.high_ms
-        assert measured.p50_ms <= measured.p90_ms <= max(measured.samples_us) / 1000
+        assert measured.runs >= 50
+        timing = measured.timing
+        assert 0 < timing.low_ms <= timing.p50_ms <= timing.high_ms
+        assert timing.p50_ms <= timing.p90_ms <= max(measured.processes_us[0]) / 1000
         assert (measured.init_ms > 0, measured.first_ms > 0) == (True, True)
         assert (measured.mode, measured.on, measured.device, measured.chosen) == ("measured", "local", "rpi4", "INT8")
         assert measured.model_sha256 == read_benchmark_files(bundle).manifest.files["model.tflite"].sha256
@@ -57,12 +71,11 @@ class TestMeasurement:
     def test_json_is_plain_and_whole(self, local, bundle):
         measured = bench_bundle(bundle, local, **QUICK, num_threads=2)
         plain = json.loads(json.dumps(measured.to_json(), allow_nan=False))
-        assert plain["schema"] == "edgecomp.measurement/1"
-        assert plain["samples_us"] == list(measured.samples_us)
+        assert plain["processes_us"] == [list(samples) for samples in measured.processes_us]
         assert plain["golden"]["rule"] == "exact"
         assert plain["delegate"] == {"delegated": 3, "total": 4, "partitions": 1}
         assert (plain["runtime"], plain["kernel_family"]) == ("ai-edge-litert", "LITERT_XNNPACK")
-        assert (plain["runs"], plain["num_threads"]) == (50, 2)
+        assert (plain["timing"]["num_samples"], plain["num_threads"]) == (measured.runs, 2)
 
     def test_this_machine_is_no_raspberry_pi(self, local, bundle):
         measured = bench_bundle(bundle, local, **QUICK)
@@ -71,6 +84,8 @@ class TestMeasurement:
             pytest.skip("this machine has the architecture of a Raspberry Pi 4")
         assert not measured.is_profile_device
         assert measured.label == f"not the profile's device: {found}, profile says aarch64"
+        assert measured.verdict == "wrong_device"
+        assert measured.reasons[0] == measured.label
 
     def test_this_machine_is_itself(self, local, tmp_path, bundle):
         architecture = bench_bundle(bundle, local, **QUICK).facts.architecture
@@ -91,7 +106,8 @@ class TestMeasurement:
         assert measured.golden.message == (
             "Output 0 is not the golden one: 1 of 32 samples differ by more than 0 LSB, at most by 1."
         )
-        assert measured.runs == 50
+        assert measured.verdict == "wrong_output"  # The gravest, whatever machine this is.
+        assert measured.runs >= 50
 
     @pytest.mark.parametrize(
         "made_with",
@@ -142,19 +158,95 @@ class TestBundles:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"num_threads": 0}, "at least 1, got 0 and 50"),
-            ({"num_runs": 0}, "at least 1, got 1 and 0"),
-            ({"min_seconds": -1.0}, "0 <= min <= max, got -1 and 5"),
-            ({"min_seconds": 6.0}, "0 <= min <= max, got 6 and 5"),
-            ({"max_seconds": float("inf")}, "got 0 and inf"),
-            ({"max_seconds": float("nan")}, "got 0 and nan"),
+            ({"min_runs": 0}, "at least 1 run, got 0"),
+            ({"min_seconds": -1.0}, "0 <= min <= max, got -1 and 60"),
+            ({"min_seconds": 61.0}, "0 <= min <= max, got 61 and 60"),
+            ({"max_seconds": float("inf")}, "got 1 and inf"),
+            ({"max_seconds": float("nan")}, "got 1 and nan"),
+            ({"min_processes": 0}, "1 <= least <= most <= 100, got 0 and 5"),
+            ({"min_processes": 6}, "got 6 and 5"),
+            ({"precision_ratio": 0.0}, "between 0 and 1, got 0"),
             ({"timeout_s": 0.0}, "above zero, got 0 s"),
+            ({"lock_wait_s": -1.0}, "at least zero, got -1 s"),
+            ({"governor": "performance; id"}, "a word like performance, got 'performance; id'"),
+        ],
+    )
+    def test_numbers_that_make_no_sense(self, wrong, message):
+        with pytest.raises(UsageError, match=message):
+            BenchSettings(**wrong)
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ({"num_threads": -1}, "from 1 to 64, or 0 for one a core, got -1"),
+            ({"num_threads": 65}, "got 65"),
             ({"python": "-c"}, "a name or a path, got '-c'"),
         ],
     )
-    def test_numbers_that_make_no_sense(self, local, bundle, wrong, message):
+    def test_what_cannot_be_asked_of_a_device(self, local, bundle, wrong, message):
         with pytest.raises(UsageError, match=message):
             bench_bundle(bundle, local, **QUICK | wrong)
+
+
+class TestRounds:
+    """Several fresh processes, several configurations in alternation."""
+
+    def test_two_bundles_take_turns(self, local, bundle, tmp_path):
+        """Round by round in alternating order: A B, B A, A B."""
+        other = write_digits_bundle(tmp_path, model=(MODELS / "digits_float.tflite").read_bytes())
+        settings = BenchSettings(min_seconds=0.0, precision_ratio=0.99, min_processes=3, max_processes=3)
+        report = bench_bundles([bundle, other], local, threads=(1,), settings=settings, python=sys.executable)
+        assert [measured.bundle for measured in report.measurements] == [str(bundle), str(other)]
+        started = sorted(
+            (process.before.t_s, measured.bundle == str(bundle))
+            for measured in report.measurements
+            for process in measured.conditions
+        )
+        assert [is_first for _, is_first in started] == [True, False, False, True, True, False]
+        for measured in report.measurements:
+            assert len(measured.processes_us) == 3
+            assert all(len(samples) >= 50 for samples in measured.processes_us)
+            # A process that only runs the model, and before that has the runtime in memory.
+            assert measured.memory.peak_rss_bytes > measured.memory.runtime_rss_bytes > 10 * 2**20
+
+    def test_more_processes_until_the_interval_is_narrow(self, local, bundle):
+        """No median is known to a millionth: it ends at the most that is allowed, and says so."""
+        settings = BenchSettings(
+            min_seconds=0.0, max_seconds=1.0, precision_ratio=1e-6, min_processes=2, max_processes=4, passes=()
+        )
+        measured = bench_bundle(bundle, local, settings=settings, python=sys.executable)
+        assert len(measured.processes_us) == 4
+        assert any("after 4 processes (wanted: ±0.0%)" in reason for reason in measured.reasons)
+
+    def test_one_thread_and_all(self, local, bundle):
+        """Where the device has one core less is measured, never the same thing twice."""
+        report = bench_bundles([bundle], local, settings=ONCE, python=sys.executable)
+        cores = report.measurements[0].facts.cores
+        assert [measured.num_threads for measured in report.measurements] == ([1] if cores == 1 else [1, cores])
+
+    def test_operators_are_profiled_in_a_run_of_their_own(self, local, bundle):
+        settings = replace(ONCE, passes=("profile",))
+        profile = bench_bundle(bundle, local, settings=settings, python=sys.executable).profile
+        assert sum(item.ratio for item in profile.operators) == pytest.approx(1)
+        assert "SOFTMAX" in {item.type for item in profile.operators}  # XNNPACK has no int8 kernel for it.
+
+    def test_generated_models_have_no_golden_samples(self, local):
+        model = (MODELS / "digits_int8.tflite").read_bytes()
+        timed = time_models(local, {"a": model, "b": model}, settings=ONCE, python=sys.executable)
+        assert list(timed) == ["a", "b"]
+        assert all(timing.low_ms <= timing.p50_ms <= timing.high_ms for timing in timed.values())
+
+    def test_generated_model_that_does_not_load_is_named(self, local):
+        models = {"good": (MODELS / "digits_int8.tflite").read_bytes(), "bad": b"nonsense"}
+        with pytest.raises(BenchmarkError, match="bad could not be timed: local: ai-edge-litert does not load"):
+            time_models(local, models, settings=ONCE, python=sys.executable)
+
+
+def samples(text):
+    """A shell command that says a line of samples."""
+    said = f'{{"edgecomp": 1, "type": "samples", "configuration": 0, "unit": {text}}}'
+    begun = '{"edgecomp": 1, "type": "round", "configuration": 0, "round": 0}'
+    return f"echo '{begun}'; echo '{said}'"
 
 
 class TestNoPython:
@@ -178,10 +270,11 @@ class TestNoPython:
         [
             ("yes hello", "printed 'hello' and more like it"),
             ("""echo '{"edgecomp": 1, nonsense'""", "does not speak the agent's protocol"),
-            ("""echo '{"edgecomp": 1, "type": "samples", "unit": "ms", "values": [1]}'""", "not speak the agent's"),
-            ("""echo '{"edgecomp": 1, "type": "samples", "unit": "us", "values": ["a"]}'""", "not speak the agent's"),
-            ("""echo '{"edgecomp": 1, "type": "done", "runs": 3}'""", "3 runs were announced, 0 arrived"),
-            ("""echo '{"edgecomp": 1, "type": "done", "runs": 0}'""", "does not speak the agent's protocol: 'facts'"),
+            (samples('"ms", "values": [1]'), "not speak the agent's"),
+            (samples('"us", "values": ["a"]'), "not speak the agent's"),
+            (samples('"us", "values": [NaN]'), "not speak the agent's"),
+            ("""echo '{"edgecomp": 1, "type": "stage", "configuration": 7, "name": "x"}'""", "configuration 7, there"),
+            ("""echo '{"edgecomp": 1, "type": "done"}'""", "does not speak the agent's protocol: 'configuration'"),
             ("""echo '{"edgecomp": 1, "type": "error"}'""", "does not speak the agent's protocol"),
             ("""echo '{"edgecomp": 1, "type": "hello", "folder": "/etc"}'; exit 3""", r"ended early \(exit code 3\)"),
             ("printf '\\377\\376\\000'; exit 1", "does not speak the agent's protocol; it printed"),

@@ -87,8 +87,8 @@ def test_bundle_commands_and_bench_import_no_tensorflow():
 def test_the_public_names():
     assert sorted(edgecomp.__all__) == [
         "Budget", "Bundle", "DataOptions", "DeviceProfile", "EdgecompError", "FitRequest", "FitResult", "Graph",
-        "Measurement", "Precision", "RefitRequest", "Store", "Target", "bench_bundle", "connect", "fit", "load_profile",
-        "read_bundle", "read_graph", "refit", "verify_bundle",
+        "MatrixResult", "Measurement", "Precision", "RefitRequest", "Store", "Target", "bench_bundle", "connect", "fit",
+        "fit_matrix", "load_profile", "read_bundle", "read_graph", "refit", "verify_bundle",
     ]  # fmt: skip
     for name in edgecomp.__all__:
         assert getattr(edgecomp, name).__doc__

@@ -41,7 +41,7 @@ class TestTheExampleOfTheDocs:
         table = tomllib.loads(example())
         assert set(settings.fit.stated) == set(table["fit"])
         assert set(settings.limits.stated) == set(table["limits"])
-        assert settings.fit.model == str(path.parent / "model.keras")
+        assert settings.fit.model == (str(path.parent / "model.keras"),)
         assert settings.fit.std == (255.0,)
         assert settings.fit.minimize is Objective.SIZE
         assert settings.limits.max_accuracy_drop == Drop(0.01)
@@ -80,6 +80,9 @@ MISTAKES = [
     ("[limits]\nmin_accuracy = '85%'", "limits.min_accuracy: write a number, got '85%'.", ""),
     ("[limits]\nhost = 'pi@there'", "unknown key limits.host.", ""),
     ("[fit]\nmean = 'zero'", "fit.mean: write one number, or a list of one per channel, got 'zero'.", ""),
+    ("[fit]\nmodel = 5", "fit.model: write one path, or a list of them, got 5.", ""),
+    ("[fit]\nmodel = []", "fit.model: write one path, or a list of them, got [].", ""),
+    ("[fit]\nmodel = ['a.keras', 5]", "fit.model: write one path, or a list of them, got ['a.keras', 5].", ""),
     ("[fit]\nseed = -1", "fit.seed: ", ""),
     ("[fit]\nseed = true", "fit.seed: ", ""),
     ("[fit]\nminimize = 'weight'", "fit.minimize: ", ""),
@@ -106,13 +109,34 @@ def test_a_mistake_is_told_with_file_and_key(write, text, sentence, hint):
 def test_it_is_looked_for_next_to_the_model_and_nowhere_else(write, tmp_path, monkeypatch):
     path, other = write("[fit]\nseed = 1"), write("[fit]\nseed = 2", "other.toml")
     monkeypatch.chdir(tmp_path)
-    assert find_settings(tmp_path / "model.keras", None).path == path
-    assert find_settings(tmp_path / "model.keras", other).fit.seed == 2
-    assert find_settings(Path("model.keras"), None).fit.seed == 1
-    assert find_settings(tmp_path / "deeper" / "model.keras", None) is None
-    assert find_settings(None, None) is None
+    assert find_settings([tmp_path / "model.keras"], None).path == path
+    assert find_settings([tmp_path / "model.keras"], other).fit.seed == 2
+    assert find_settings([Path("model.keras")], None).fit.seed == 1
+    assert find_settings([tmp_path / "deeper" / "model.keras"], None) is None
+    assert find_settings([], None) is None
     with pytest.raises(UsageError, match=r"nowhere.toml: cannot be read: No such file"):
-        find_settings(None, tmp_path / "nowhere.toml")
+        find_settings([], tmp_path / "nowhere.toml")
+
+
+def test_of_several_models_one_file_holds_for_all(write, tmp_path):
+    path = write("[fit]\nseed = 1")
+    (tmp_path / "deeper").mkdir()
+    models = [tmp_path / "a.keras", tmp_path / "deeper" / "b.keras", tmp_path / "deeper" / ".." / "c.keras"]
+    assert find_settings(models, None).path == path
+    write("[fit]\nseed = 2", "deeper/edgecomp.toml")
+    with pytest.raises(UsageError, match=r"different files with options: .*Say with --config which one") as caught:
+        find_settings(models, None)
+    assert str(tmp_path / "deeper" / "edgecomp.toml") in str(caught.value)
+    assert find_settings(models, path).fit.seed == 1
+
+
+def test_one_model_or_a_list_of_them(write, tmp_path):
+    settings = load_settings(write('[fit]\nmodel = ["a.keras", "b/c.h5"]'))
+    assert settings.fit.model == (str(tmp_path / "a.keras"), str(tmp_path / "b" / "c.h5"))
+    merged = merge({"models": (), "devices": ()}, (), settings)
+    assert merged.options["models"] == (tmp_path / "a.keras", tmp_path / "b" / "c.h5")
+    typed = merge({"models": (Path("d.keras"),), "devices": ()}, ("models",), settings)
+    assert typed.options["models"] == (Path("d.keras"),)
 
 
 def test_an_option_that_the_command_has_not_is_an_error(write):

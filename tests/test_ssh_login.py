@@ -1,19 +1,35 @@
-"""Logging in over SSH against a real OpenSSH server: whom we trust, what we offer, and what we say when it fails."""
+"""Logging in over SSH against a real OpenSSH server: what we offer, where we go, and what we say when it fails.
+
+Whom we trust is tested in test_ssh_host_keys.py.
+"""
 
 import contextlib
+import logging
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
+import traceback
 
+import asyncssh
 import pytest
 
 from edgecomp.errors import AuthenticationError, ConnectError, HostKeyError, TransportError, UsageError
 from edgecomp.transports import _ssh_login, connect
 from edgecomp.transports._ssh_config import Address, parse_address
 from tests.conftest import missing
-from tests.sshd import LOCALHOST, SEARCH_PATH, CuttingProxy, free_port, make_key, missing_tools, running_sshd
+from tests.sshd import (
+    LOCALHOST,
+    SEARCH_PATH,
+    CuttingProxy,
+    free_port,
+    make_key,
+    missing_tools,
+    running_sshd,
+    ssh_keygen,
+)
 
 pytestmark = pytest.mark.device
 
@@ -34,16 +50,6 @@ def no_keys_of_the_user(monkeypatch, tmp_path):
     (tmp_path / "home" / ".ssh").mkdir(parents=True)
 
 
-def ssh_keygen(*arguments):
-    tool = shutil.which("ssh-keygen", path=SEARCH_PATH)
-    return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True).stdout
-
-
-def fingerprint(key):
-    """What ssh-keygen shows for a public key."""
-    return ssh_keygen("-lf", f"{key}.pub").split()[1]
-
-
 @contextlib.contextmanager
 def ssh_agent(socket_path, key):
     """A running SSH agent that has one key."""
@@ -60,80 +66,9 @@ def ssh_agent(socket_path, key):
         agent.wait(timeout=10)
 
 
-def trusting(path, server, key, port=None):
-    """A known_hosts file at `path` that lists `key` for the server."""
-    kind, data, _ = key.with_suffix(".pub").read_text().split()
-    path.write_text(f"[{LOCALHOST}]:{port or server.port} {kind} {data}\n")
-    return path
-
-
 def works(target, **options):
     with connect(target, **options) as transport:
         return transport.run(["true"], timeout_s=20).exit_code == 0
-
-
-class TestHostKeys:
-    def test_unknown_key_is_refused_with_its_fingerprint(self, server, tmp_path):
-        empty = tmp_path / "known_hosts"
-        empty.touch()
-        with pytest.raises(HostKeyError) as caught:
-            connect(server.target, ssh_config=server.config, known_hosts=empty)
-        assert str(caught.value).startswith(
-            f"The host key of {server.target} is unknown: ssh-ed25519 {fingerprint(server.host_key)}."
-        )
-        assert f"ssh-keyscan -p {server.port} {LOCALHOST}" in caught.value.hint
-        assert empty.read_text() == ""  # Nothing is trusted on first sight.
-
-    def test_changed_key_is_refused_with_both_fingerprints(self, server, tmp_path):
-        other = make_key(tmp_path / "other")
-        known = trusting(tmp_path / "known_hosts", server, other)
-        with pytest.raises(HostKeyError, match="has CHANGED") as caught:
-            connect(server.target, ssh_config=server.config, known_hosts=known)
-        assert fingerprint(server.host_key) in caught.value.message
-        assert fingerprint(other) in caught.value.message
-        assert f"ssh-keygen -R '[{LOCALHOST}]:{server.port}'" in caught.value.hint
-
-    def test_key_of_another_kind_is_a_changed_key(self, server, tmp_path):
-        """known_hosts has an ECDSA key, the server an Ed25519 key only."""
-        known = trusting(tmp_path / "known_hosts", server, make_key(tmp_path / "other", "ecdsa"))
-        with pytest.raises(HostKeyError, match=r"has CHANGED: it shows ssh-ed25519 .* known_hosts has ecdsa-sha2"):
-            connect(server.target, ssh_config=server.config, known_hosts=known)
-
-    def test_known_kind_of_key_is_preferred(self, server, tmp_path):
-        """A server with two keys, of which only the one that is asked for last by default is known."""
-        folder = tmp_path / "two"
-        folder.mkdir()
-        rsa = make_key(folder / "hostkey2", "rsa")
-        with running_sshd(folder, extra=[f"HostKey {rsa}"]) as two:
-            known = trusting(tmp_path / "known_hosts", two, rsa)
-            assert works(two.target, ssh_config=two.config, known_hosts=known)
-
-    def test_revoked_key_is_refused(self, server, tmp_path):
-        known = trusting(tmp_path / "known_hosts", server, server.host_key)
-        known.write_text(known.read_text() + "@revoked " + known.read_text())
-        with pytest.raises(HostKeyError, match="revoked"):
-            connect(server.target, ssh_config=server.config, known_hosts=known)
-
-    def test_no_configuration_switches_the_check_off(self, server, tmp_path):
-        config = tmp_path / "config"
-        config.write_text(
-            f"Host *\n IdentityFile {server.identity}\n StrictHostKeyChecking no\n UserKnownHostsFile none\n"
-        )
-        with pytest.raises(HostKeyError, match="is unknown"):
-            connect(server.target, ssh_config=config)
-
-    def test_known_hosts_that_is_missing_trusts_nobody(self, server, tmp_path):
-        config = tmp_path / "config"
-        config.write_text(f"Host *\n IdentityFile {server.identity}\n UserKnownHostsFile {tmp_path}/absent\n")
-        with pytest.raises(HostKeyError, match="is unknown"):
-            connect(server.target, ssh_config=config)
-
-    def test_hashed_names_and_damaged_lines_are_read(self, server, tmp_path):
-        known = trusting(tmp_path / "known_hosts", server, server.host_key)
-        ssh_keygen("-q", "-H", "-f", str(known))
-        assert known.read_text().startswith("|1|")
-        known.write_text("nonsense\n|1|broken|= ssh-ed25519 AAAA\n" + known.read_text())
-        assert works(server.target, ssh_config=server.config, known_hosts=known)
 
 
 class TestKeys:
@@ -355,3 +290,62 @@ def test_addresses(text, address):
 def test_addresses_that_are_none(text, message):
     with pytest.raises(UsageError, match=message):
         parse_address(text)
+
+
+def disconnect(reason):
+    """The greeting of a server that says goodbye at once (RFC 4253, section 11.1): nothing is encrypted yet."""
+    text = reason.encode()
+    payload = bytes([1]) + struct.pack(">II", 2, len(text)) + text + struct.pack(">I", 0)
+    padding = 8 - (len(payload) + 5) % 8 + 8
+    packet = struct.pack(">IB", len(payload) + padding + 1, padding) + payload + bytes(padding)
+    return b"SSH-2.0-x\r\n" + packet
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        disconnect("\x1b[31mgo away\x1b]0;owned\x07\r\n\u202enow"),
+        b"SSH-1.5-\x1b[31mold\x07\r\n",
+        b"\x1b[2J\x1b[31m\r\n" * 5000,
+        b"SSH-2.0-" + b"\x1b" * 100_000,
+    ],
+    ids=["goodbye", "version", "banner", "long version"],
+)
+def test_what_a_hostile_server_says_is_harmless(server, greeting):
+    with answering(greeting, True) as port, pytest.raises(ConnectError) as caught:
+        connect(f"{LOCALHOST}:{port}", ssh_config=server.config, connect_timeout_s=5)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 600
+
+
+def test_nothing_that_is_secret_is_said(server, tmp_path, caplog, capfd, monkeypatch):
+    """Every way to fail with a key, with the library's log at its most talkative: no line of a key, no passphrase."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(asyncssh.logging.SSHLogger, "_debug_level", 2)
+    passphrase = "five words nobody would guess"
+    wrong = make_key(tmp_path / "wrong")
+    locked = make_key(tmp_path / "locked", passphrase=passphrase)
+    damaged = tmp_path / "damaged"
+    damaged.write_text("\n".join(wrong.read_text().splitlines()[:3]))
+    other = make_key(tmp_path / "other", "rsa")
+    config = tmp_path / "config"
+    config.write_text(server.config.read_text() + f"  # {passphrase}\n")
+    failures = []
+    for options in (
+        {"identity": wrong},
+        {"identity": locked},
+        {"identity": damaged},
+        {"identity": other},
+        {"identity": server.identity, "known_hosts": tmp_path / "wrong.pub"},
+    ):
+        try:
+            connect(server.target, ssh_config=config, **options).close()
+        except TransportError as error:
+            failures.append("".join(traceback.format_exception(error)) + repr(error) + str(error))
+    assert len(failures) == 5
+    assert "auth" in caplog.text.lower()  # The log is there to be looked at.
+    said = "\n".join([*failures, caplog.text, *capfd.readouterr()])
+    assert passphrase not in said
+    for key in (wrong, locked, other, server.identity):
+        for line in key.read_text().splitlines()[1:-1]:
+            assert line not in said, f"a line of {key.name}"

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import sys
 import time
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from edgecomp.errors import CommandTimeoutError, TransportError, UsageError
 from edgecomp.plugins import member_names
 from edgecomp.transports import _base, connect
+from tests.adbd import attached_device
 from tests.conftest import missing
 from tests.sshd import missing_tools, running_sshd
 
@@ -25,6 +28,11 @@ def device_for(name, folder):
             missing(f"{' and '.join(missing_tools())} not installed (Debian: openssh-server, openssh-client)")
         with running_sshd(folder) as server:
             yield server.target, {"ssh_config": server.config}
+    elif name == "adb":
+        if shutil.which("adb") is None:
+            missing("adb is not installed (Debian: adb)")
+        with attached_device(folder) as device:
+            yield f"adb://{device.serial}", {}
     else:
         # A new transport is tested without editing this file: name a device for it.
         variable = f"EDGECOMP_TEST_TARGET_{name.upper()}"
@@ -164,6 +172,74 @@ class TestContract:
         with pytest.raises(TransportError, match="folder"):
             transport.put(b"x", str(tmp_path / "folder"))
         assert [item.name for item in tmp_path.iterdir()] == ["folder"]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "a b",
+            "it's",
+            '"q"',
+            "; touch x",
+            "$(touch x)",
+            "`touch x`",
+            "-n",
+            "--help",
+            "*",
+            "~",
+            "\\",
+            "a\nb",
+            "é",
+            "|x&",
+        ],
+    )
+    def test_names_of_files_are_no_shell(self, transport, tmp_path, name):
+        transport.put(b"data", str(tmp_path / name))
+        assert transport.get(str(tmp_path / name)) == b"data"
+        assert [item.name for item in tmp_path.iterdir()] == [name]
+
+    def test_leading_dash_of_a_path_is_no_option(self, transport):
+        with pytest.raises(TransportError, match=r"^--version .* No such file"):
+            transport.get("--version")
+
+    @pytest.mark.parametrize("word", ["a\0b", "half \ud800 pair"])
+    def test_words_that_no_system_takes(self, transport, word):
+        for call in (lambda: transport.run(["echo", word], timeout_s=20), lambda: transport.get(word)):
+            with pytest.raises(UsageError, match="is UTF-8 text without NUL") as caught:
+                call()
+            assert caught.value.message.isprintable()
+        with pytest.raises(UsageError, match="is UTF-8 text without NUL"):
+            transport.put(b"", word)
+
+    def test_command_without_words(self, transport):
+        with pytest.raises(UsageError, match="got no words"):
+            transport.run([], timeout_s=20)
+
+    def test_messages_hold_nothing_that_a_terminal_obeys(self, transport, tmp_path):
+        hostile = tmp_path / "\x1b[31m\x1b]0;x\x07red\u202e\nnext"
+        hostile.write_text("#!/bin/sh\nexec cat\n")
+        hostile.chmod(0o700)
+        calls = [
+            lambda: transport.get(f"{hostile}.absent"),
+            lambda: transport.put(b"", f"{hostile}.absent/x"),
+            lambda: transport.run([str(hostile)], timeout_s=0.5, hold_stdin=True),
+        ]
+        for call in calls:
+            with pytest.raises(TransportError) as caught:
+                call()
+            assert caught.value.message.isprintable()
+
+    def test_output_that_is_no_text_arrives_as_lines(self, transport):
+        lines = []
+        script = r"printf '\377\376\n\033[31mred\000\n\303\251\n'"
+        result = transport.run(["sh", "-c", script], timeout_s=20, on_line=lines.append)
+        assert lines == ["\ufffd\ufffd", "\x1b[31mred\0", "é"]
+        assert result.stdout == b"\xff\xfe\n\x1b[31mred\0\n\xc3\xa9\n"
+
+    def test_file_without_end_is_not_read(self, transport, monkeypatch):
+        for module in (_base, sys.modules[type(transport).__module__]):
+            monkeypatch.setattr(module, "MAX_FILE_BYTES", 1 << 20, raising=False)
+        with pytest.raises(TransportError, match=r"/dev/zero on .* holds more than 1 MiB"):
+            transport.get("/dev/zero")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,17 +2,23 @@
 
 Runs alone on the device (Python 3.7 or newer, standard library), from stdin, so that nothing is on its disk before
 there is somebody to remove it. After this file's own text, stdin brings one line of JSON,
-{"deadline_s": ..., "files": [{"name", "bytes", "sha256"}, ...]}, then the contents of the files one after the other,
-and stays open: its end means that the host is gone.
+{"deadline_s": ..., "lock_wait_s": ..., "governor": ..., "agent": ..., "files": [{"name", "bytes", "sha256"}, ...]},
+then the contents of the files one after the other, and stays open: its end means that the host is gone.
 
-Everything said is one JSON object a line on stdout, each starting with MARK: "hello" with the folder, what the agent
-says, "error", and "closed" at the end.
+One measurement at a time: the keeper holds a lock on a file, which the kernel lets go of when the keeper ends, however
+it ends. A guardian, a second process that only waits for the end of the first, removes the folder and restores the
+governor where the keeper itself was killed.
+
+Everything said is one JSON object a line on stdout, each starting with MARK: "waiting" for the lock, "hello" with the
+folder, what the agent says, "error", and "closed" at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -30,14 +36,38 @@ from typing import Any, BinaryIO
 MARK = b'{"edgecomp": 1, '
 # What a main thread that hangs on a dead link gets before the folder is removed without it.
 LAST_WORDS_S = 5.0
+LOCK_POLL_S = 0.5
+LOCK_NAME = "edgecomp.lock"
+PREFIX = "edgecomp-agent-"
+GOVERNORS = os.environ.get("EDGECOMP_SYSFS_ROOT", "") + "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"
+# Waits for the end of the keeper (of its own stdin), then undoes what that could not undo itself.
+GUARDIAN = """
+import fcntl, json, os, shutil, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+folder, governors, lock = None, {}, None
+for line in sys.stdin:
+    folder, governors, lock = json.loads(line)
+for path, governor in governors.items():
+    with open(path, "w") as stream:
+        stream.write(governor)
+if folder:
+    shutil.rmtree(folder, ignore_errors=True)
+try:
+    with open(lock) as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(lock)
+except OSError:
+    pass
+"""
 
 
 class KeeperError(Exception):
     """Why there is no measurement; `code` tells the host what kind of error it is."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, hint: str | None = None, **more: Any) -> None:
         super().__init__(message)
-        self.code = code
+        self.said = dict(more, code=code, message=message, hint=hint)
 
 
 def say(kind: str, **values: Any) -> None:
@@ -47,6 +77,19 @@ def say(kind: str, **values: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def temporary_folder() -> str:
+    """Where folders are made; Android has no /tmp, and sets no TMPDIR in a shell."""
+    android = "/data/local/tmp"
+    if "TMPDIR" not in os.environ and os.path.isdir(android) and os.access(android, os.W_OK):
+        return android
+    return tempfile.gettempdir()
+
+
+def lock_path() -> str:
+    """The file that whoever measures here holds a lock on."""
+    return os.path.join(temporary_folder(), LOCK_NAME)
+
+
 class Keeper:
     """The folder and the process that measures in it: a runtime that crashes is reported, and tidied up after."""
 
@@ -54,8 +97,11 @@ class Keeper:
         self._stdin = stdin
         self._folder: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._governors: dict[str, str] = {}
+        self._lock_file: int | None = None
         self._is_late = False
-        self._lock = threading.Lock()
+        self._cleaning = threading.Lock()
 
     def run(self) -> int:
         """From the first byte of stdin to the removed folder; returns the exit code."""
@@ -64,13 +110,17 @@ class Keeper:
         problem: dict[str, Any] | None = None
         try:
             header = json.loads(self._stdin.readline().decode("utf-8"))
+            deadline = time.monotonic() + header["deadline_s"] + header["lock_wait_s"]
+            signal.alarm(math.ceil(deadline - time.monotonic()))  # A link that died never says so.
+            self._take_lock(header["lock_wait_s"])
             deadline = time.monotonic() + header["deadline_s"]
-            signal.alarm(math.ceil(header["deadline_s"]))  # A link that died never says so.
+            sweep(self._folder)
             self._receive(header["files"])
             signal.alarm(0)
-            self._measure(deadline)
+            self._set_governor(header["governor"])
+            self._measure(header["agent"], deadline)
         except KeeperError as error:
-            problem = {"code": error.code, "message": str(error), "hint": None}
+            problem = error.said
         except OSError as error:
             problem = {"code": "device", "message": f"{error.strerror or error}.", "hint": disk_hint(error)}
         finally:
@@ -80,9 +130,39 @@ class Keeper:
         say("closed", removed=removed)
         return 0 if problem is None else 1
 
+    def _take_lock(self, wait_s: float) -> None:
+        """One measurement at a time on this device, whoever asks for it."""
+        path = lock_path()
+        give_up = time.monotonic() + wait_s
+        has_said = False
+        while True:
+            descriptor = open_lock(path)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_same_file(descriptor, path):
+                    self._lock_file = descriptor
+                    with contextlib.suppress(OSError):  # Another user's file: locked all the same.
+                        os.ftruncate(descriptor, 0)
+                        os.write(descriptor, str(os.getpid()).encode())
+                    return
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace")
+            os.close(descriptor)
+            if time.monotonic() >= give_up:
+                raise KeeperError(
+                    "busy",
+                    f"Another measurement is running there (process {holder}), and did not end within {wait_s:g} s.",
+                    "Wait for it, or give it more time with --wait.",
+                )
+            if not has_said:
+                say("waiting", holder=holder)
+                has_said = True
+            # Whoever waits must notice that the host is gone: its files have not been read, so there is input.
+            time.sleep(LOCK_POLL_S)
+
     def _receive(self, files: Any) -> None:
-        self._folder = tempfile.mkdtemp(prefix="edgecomp-")  # Mode 0700.
+        self._folder = tempfile.mkdtemp(prefix=PREFIX, dir=temporary_folder())  # Mode 0700.
         say("hello", folder=self._folder)
+        self._guard()
         for item in files:
             digest = hashlib.sha256()
             left = item["bytes"]
@@ -97,9 +177,41 @@ class Keeper:
             if digest.hexdigest() != item["sha256"]:
                 raise KeeperError("damaged", f"{item['name']} did not arrive as it was sent.")
 
-    def _measure(self, deadline: float) -> None:
+    def _guard(self) -> None:
+        """Tell the guardian what to undo; it is started with the first call."""
+        if self._guardian is None:
+            self._guardian = subprocess.Popen(
+                [sys.executable, "-c", GUARDIAN],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        if self._guardian.stdin is not None:
+            self._guardian.stdin.write(json.dumps([self._folder, self._governors, lock_path()]).encode() + b"\n")
+            self._guardian.stdin.flush()
+
+    def _set_governor(self, governor: str | None) -> None:
+        if governor is None:
+            return
+        paths = sorted(glob.glob(GOVERNORS))
+        if not paths:
+            raise KeeperError("governor", "This device has no frequency governor to set.", "Leave --set-governor out.")
+        for path in paths:
+            with open(path, encoding="ascii") as stream:
+                self._governors[path] = stream.read().strip()
+        self._guard()
+        try:
+            for path in paths:
+                with open(path, "w", encoding="ascii") as stream:
+                    stream.write(governor)
+        except OSError as error:
+            raise KeeperError(
+                "governor",
+                f"The governor cannot be set to {governor}: {error.strerror}.",
+                "It takes root on most boards: log in as root, or leave --set-governor out.",
+            ) from error
+
+    def _measure(self, agent: str, deadline: float) -> None:
         folder = str(self._folder)
-        command = [sys.executable, os.path.join(folder, "agent.py"), os.path.join(folder, "job.json")]
+        command = [sys.executable, os.path.join(folder, agent), "session", os.path.join(folder, "job.json")]
         self._child = child = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -116,7 +228,7 @@ class Keeper:
         if self._is_late:
             raise KeeperError("late", "The measurement did not end in time.")
         if not has_ended:
-            raise KeeperError("crash", f"The measurement ended early: {describe_exit(code)}.")
+            raise KeeperError("crash", "The measurement ended early.", exit_code=code)
 
     def _watch(self, deadline: float) -> None:
         """Ends everything when the host is gone or the time is up."""
@@ -134,34 +246,57 @@ class Keeper:
                 os.killpg(self._child.pid, signal.SIGKILL)
 
     def _clean(self) -> bool:
-        """End the measurement and remove the folder; says whether it is gone. Safe to call twice."""
-        with self._lock:
+        """End the measurement, put everything back, let go; says whether the folder is gone. Safe to call twice."""
+        with self._cleaning:
             self._kill()
             if self._child is not None:
                 self._child.wait()
-            if self._folder is None:
-                return True
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return not os.path.exists(self._folder)
+            for path, governor in self._governors.items():
+                with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as stream:
+                    stream.write(governor)
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            if self._guardian is not None and self._guardian.stdin is not None:
+                self._guardian.stdin.close()
+                self._guardian.wait()
+                self._guardian = None
+            if self._lock_file is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(lock_path())
+                os.close(self._lock_file)
+                self._lock_file = None
+            return self._folder is None or not os.path.exists(self._folder)
 
 
-def describe_exit(code: int) -> str:
-    """How a process ended, in words."""
-    if code >= 0:
-        return f"exit code {code}"
+def open_lock(path: str) -> int:
+    """A descriptor of the lock file; another user's is opened for reading, which is enough to lock it."""
     try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = str(-code)
-    why = {"SIGKILL": ", most likely for want of memory", "SIGILL": ", an instruction that this CPU does not have"}
-    return f"killed by signal {name}{why.get(name, '')}"
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def is_same_file(descriptor: int, path: str) -> bool:
+    """Whether a path still names what was opened: the last holder may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def sweep(mine: str | None) -> None:
+    """Remove what an earlier visit left, as after a power cut: who holds the lock is alone in such folders."""
+    for folder in glob.glob(os.path.join(temporary_folder(), PREFIX + "*")):
+        with contextlib.suppress(OSError):
+            if folder != mine and not os.path.islink(folder) and os.stat(folder).st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def disk_hint(error: OSError) -> str | None:
     """What to do about an error of the file system."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return None
-    return f"Free some room in {tempfile.gettempdir()} on the device, or set TMPDIR there to a folder that has more."
+    return f"Free some room in {temporary_folder()} on the device, or set TMPDIR there to a folder that can be written."
 
 
 if __name__ == "__main__":

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgecomp.agent.agent import MARK
-from edgecomp.errors import BenchmarkError, CommandTimeoutError, EdgecompError, RuntimeRefusedError, TransportError
+from edgecomp.agent.on_device.protocol import MARK
+from edgecomp.agent.packing import agent_file
+from edgecomp.agent.reports import ConfigurationReport, ProcessReport, SessionReport
+from edgecomp.errors import (
+    BenchmarkError,
+    CommandTimeoutError,
+    DeviceBusyError,
+    EdgecompError,
+    NoRuntimeError,
+    RuntimeRefusedError,
+    TransportError,
+)
 from edgecomp.files import sha256_of
-from edgecomp.transports import CommandResult, Transport
+from edgecomp.transports import CommandResult, Transport, one_line
+
+Progress = Callable[[str, int, int], None]
+_Result = TypeVar("_Result")
 
 # Read by a Python of any age, and by any login shell: one line, no quotes but these.
 _BOOT = (
@@ -26,213 +41,258 @@ _GRACE_S = 20.0
 _NO_COMMAND = (126, 127)
 # A shell's greeting is shorter; more of it is a program that is no Python.
 _MOST_NOISE_LINES = 1000
-_STEPS = ("loading the model", "comparing outputs", "warming up", "measuring")
+_MOST_SAMPLES = 10_000_000
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+class _Samples(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
-
-class TriedRuntime(_Message):
-    """A runtime that was passed over, and why."""
-
-    name: str
-    error: str
-
-
-class DeviceFacts(_Message):
-    """The machine and the software that a measurement was taken on.
-
-    Attributes:
-        machine: What the kernel says it is; `architecture` is what Python and the runtime run as.
-        cpu_part_ids: "CPU part" of /proc/cpuinfo, empty on x86.
-        cores: How many the measurement was allowed to use.
-        kernel: Release of the operating system.
-        kernel_family: Kernels that computed the outputs, by the names of the manifest; None if not known.
-        tried: Runtimes that come before this one and do not work there.
-    """
-
-    machine: str
-    architecture: str
-    cpu_part_ids: tuple[str, ...]
-    cpu_model: str | None
-    cores: int | None
-    system: str
-    kernel: str
-    python: str
-    numpy: str
-    runtime: str
-    runtime_version: str | None
-    kernel_family: str | None
-    tried: tuple[TriedRuntime, ...]
-
-
-class DelegateCoverage(_Message):
-    """How many of the model's operators a delegate (XNNPACK) took over, in so many partitions."""
-
-    delegated: int
-    total: int
-    partitions: int
-
-
-class GoldenCheck(_Message):
-    """The outputs on the device against the golden ones.
-
-    Attributes:
-        rule: "exact" where kernel family, runtime, version and architecture are those of the golden outputs.
-        equal: Every output is equal bit by bit.
-        max_difference_lsb: In units of an integer output, or 1/256 of a float output's range; None where there is
-            none (an output of labels, or one that is not a number).
-        tolerance_lsb: What was allowed: for every sample under "exact", for 95 % or all but one under "tolerance".
-        argmax_agreement: Share of argmaxes (or labels) that agree; None where there is nothing to choose from.
-        samples: How many golden samples were compared.
-        message: What is wrong, one sentence; None where `ok`.
-    """
-
-    ok: bool
-    rule: Literal["exact", "tolerance"]
-    equal: bool
-    max_difference_lsb: float | None
-    tolerance_lsb: float | None
-    argmax_agreement: float | None
-    samples: int = Field(gt=0)
-    message: str | None
-
-
-class _Loaded(_Message):
-    init_ms: float = Field(ge=0)
-    first_ms: float = Field(ge=0)
-    delegate: DelegateCoverage | None
-
-
-class _Samples(_Message):
     unit: Literal["us"]
     values: tuple[float, ...]
 
 
-class AgentReport(_Message):
-    """All that the agent found out."""
+class Heard:
+    """What was said of one configuration.
 
-    facts: DeviceFacts
-    loaded: _Loaded
-    golden: GoldenCheck
-    samples_us: tuple[float, ...] = Field(min_length=1)
+    Attributes:
+        said: The last message of each kind.
+        board: By round, what a board said.
+        failed_passes: What a pass failed of, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+        self.loaded: list[Any] = []
+        self.processes: list[Any] = []
+        self.processes_us: list[list[float]] = []
+        self.outputs: list[bytes] = []
+        self.board: list[list[Any]] = []
+        self.failed_passes: dict[str, EdgecompError] = {}
+        self.stage = ""
 
 
 class _Listener:
     """Takes the lines that arrive and keeps those of the protocol."""
 
-    def __init__(self, progress: Callable[[str, int, int], None] | None) -> None:
+    def __init__(self, count: int, host: str, progress: Progress | None) -> None:
+        self.heard = [Heard() for _ in range(count)]
         self.messages: dict[str, dict[str, Any]] = {}
-        self.samples_us: list[float] = []
         self.noise = ""
         self._noise_lines = 0
-        self.stage = ""
+        self._samples = 0
+        self._host = host
         self._progress = progress
 
     def hear(self, line: str) -> None:
-        """One line of stdout. Raises ValueError for one that has the mark and makes no sense."""
+        """One line of stdout. Raises ValueError, KeyError or TypeError for one that has the mark and makes no sense."""
         if not line.startswith(MARK.decode()):
-            self.noise = self.noise or line.strip()[:200]
+            self.noise = self.noise or one_line(line, most_chars=200)
             self._noise_lines += 1
             if self._noise_lines > _MOST_NOISE_LINES:
                 raise ValueError(f"it printed {self.noise!r} and more like it")
             return
         message = json.loads(line)
-        kind = message["type"]
-        if kind == "samples":
-            self.samples_us += _Samples.model_validate(message).values
-        elif kind == "stage":
-            self._enter(str(message["name"]))
+        kind = str(message["type"])
+        if kind == "waiting":
+            self._tell(f"waiting for another measurement (process {one_line(str(message['holder']))})", 0, 0)
+        if "configuration" not in message:
+            self.messages[kind] = message
+            return
+        number = int(message["configuration"])
+        if not 0 <= number < len(self.heard):
+            raise ValueError(f"it speaks of configuration {number}, there are {len(self.heard)}")
+        self._hear_of(self.heard[number], kind, message)
+
+    def _hear_of(self, heard: Heard, kind: str, message: dict[str, Any]) -> None:
+        if kind == "stage":
+            heard.stage = one_line(str(message["name"]))
+            self._tell(heard.stage, len(self.heard[0].processes), 0)
+        elif kind == "round":
+            heard.processes_us.append([])
+            heard.board.append([])
+        elif kind == "board":
+            heard.board[-1].append(message["message"])
+        elif kind == "samples":
+            values = _Samples.model_validate(message).values
+            self._samples += len(values)
+            if self._samples > _MOST_SAMPLES:
+                raise ValueError(f"it sent more than {_MOST_SAMPLES} samples")
+            heard.processes_us[-1] += values
+        elif kind == "process":
+            heard.processes.append(message)
+        elif kind == "loaded":
+            heard.loaded.append(message)
+        elif kind == "outputs":
+            heard.outputs.append(base64.b64decode(message["data"], validate=True))
+        elif kind == "error":
+            heard.failed_passes[str(message["pass"])] = explain(message, self._host, heard.stage)
         else:
-            self.messages[str(kind)] = message
+            heard.said[kind] = message
 
-    def _enter(self, stage: str) -> None:
-        self.stage = stage
-        step = next((index for index, name in enumerate(_STEPS) if stage.startswith(name)), 0)
+    def _tell(self, what: str, step: int, steps: int) -> None:
         if self._progress is not None:
-            self._progress(stage, step, len(_STEPS))
+            self._progress(what, step, steps)
 
 
-def run_agent(
+def converse(
     transport: Transport,
     files: Mapping[str, bytes],
-    job: Mapping[str, object],
+    job: Mapping[str, Any],
+    count: int,
+    understand: Callable[[Sequence[Heard], CommandResult], _Result],
     *,
     python: str,
     timeout_s: float,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> AgentReport:
-    """Measure on a device, in a private temporary folder that is removed afterwards.
+    lock_wait_s: float = 0.0,
+    governor: str | None = None,
+    progress: Progress | None = None,
+) -> _Result:
+    """Run the agent on a device, in a private temporary folder that is removed afterwards.
 
     Args:
         transport: Reaches the device.
-        files: "model.tflite" and "golden.npz".
-        job: See `edgecomp.agent.agent.measure`.
+        files: What the job needs, by the names that it uses.
+        job: See `edgecomp.agent.on_device.session.run_session`, or `attached.run_attached` for a board behind a host.
+        count: How many configurations it speaks of.
+        understand: Turns what was heard of them into a result; what it raises for want of something is told as
+            nonsense from the device.
         python: Python on the device.
         timeout_s: After this long the device stops by itself, even if the link is gone.
+        lock_wait_s: How long to wait for another measurement on the device, before that.
+        governor: Set while it measures, and put back; None leaves it alone.
         progress: Called with (what, step, steps), maybe from another thread.
 
     Raises:
         BenchmarkError: No Python, no runtime, a crash, golden samples of another model, or nonsense from the device.
-        RuntimeRefusedError: The runtime of the device does not take the model.
+        DeviceBusyError: Another measurement did not end in time.
         CommandTimeoutError: It did not end in time.
         TransportError: The connection was lost.
     """
     keeper = Path(__file__).with_name("keeper.py").read_bytes()
-    agent = Path(__file__).with_name("agent.py").read_bytes()
-    files = {**files, "agent.py": agent, "job.json": json.dumps(job).encode()}
-    contents = [{"name": name, "bytes": len(data), "sha256": sha256_of(data)} for name, data in files.items()]
-    header = json.dumps({"deadline_s": timeout_s, "files": contents}).encode() + b"\n"
-    listener = _Listener(progress)
+    agent_name, agent = agent_file()
+    files = {**files, agent_name: agent, "job.json": json.dumps(job).encode()}
+    header = {
+        "deadline_s": timeout_s,
+        "lock_wait_s": lock_wait_s,
+        "governor": governor,
+        "agent": agent_name,
+        "files": [{"name": name, "bytes": len(data), "sha256": sha256_of(data)} for name, data in files.items()],
+    }
+    listener = _Listener(count, transport.host, progress)
     try:
         result = transport.run(
             [python, "-c", _BOOT, str(len(keeper))],
-            timeout_s=timeout_s + _GRACE_S,
-            stdin=b"".join([keeper, header, *files.values()]),
+            timeout_s=timeout_s + lock_wait_s + _GRACE_S,
+            stdin=b"".join([keeper, json.dumps(header).encode() + b"\n", *files.values()]),
             hold_stdin=True,
             on_line=listener.hear,
         )
         if "error" in listener.messages:
-            raise _reported(listener.messages["error"], transport.host, listener.stage, result)
+            raise _with_last_words(explain(listener.messages["error"], transport.host, ""), result)
         if "done" not in listener.messages:
             raise _silent(listener, transport.host, python, result)
-        return _understand(listener)
-    except (ValueError, KeyError, TypeError) as error:
+        return understand(listener.heard, result)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         # pydantic's ValidationError is a ValueError: a line has the mark and is not what the agent says.
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else one_line(str(error))
         raise BenchmarkError(f"{python} on {transport.host} does not speak the agent's protocol: {why}.") from error
     finally:
         _sweep(transport, listener)
 
 
-def _understand(listener: _Listener) -> AgentReport:
-    """Raises ValueError or KeyError where something is missing."""
-    said = listener.messages
-    if said["done"]["runs"] != len(listener.samples_us):
-        raise ValueError(f"{said['done']['runs']} runs were announced, {len(listener.samples_us)} arrived")
-    return AgentReport.model_validate(
-        {"facts": said["facts"], "loaded": said["loaded"], "golden": said["golden"], "samples_us": listener.samples_us}
-    )
+def run_session(
+    transport: Transport, files: Mapping[str, bytes], job: Mapping[str, Any], **options: Any
+) -> SessionReport:
+    """Measure on a device with an operating system; see `converse`.
+
+    Raises:
+        BenchmarkError: As `converse`; where there are several configurations, only if it hit all of them.
+        RuntimeRefusedError: The runtime of the device does not take the model.
+        CommandTimeoutError, TransportError: As `converse`.
+    """
+    return converse(transport, files, job, len(job["configurations"]), _understand, **options)
 
 
-def _reported(message: Mapping[str, Any], host: str, stage: str, result: CommandResult) -> EdgecompError:
+def _understand(all_heard: Sequence[Heard], result: CommandResult) -> SessionReport:
+    """Raises ValueError or KeyError where something is missing, and the error of the device if nothing was measured."""
+    reports: list[ConfigurationReport | str] = []
+    errors: list[EdgecompError] = []
+    for heard in all_heard:
+        error = heard.failed_passes.get("golden") or heard.failed_passes.get("latency")
+        if error is not None:
+            errors.append(error)
+            reports.append(str(error))
+        else:
+            reports.append(_configuration(heard))
+    if len(errors) == len(reports):
+        raise _with_last_words(errors[0], result)
+    return SessionReport(configurations=tuple(reports))
+
+
+def _configuration(heard: Heard) -> ConfigurationReport:
+    said = heard.said
+    processes = [ProcessReport.model_validate(item) for item in heard.processes]
+    for process, samples in zip(processes, heard.processes_us, strict=True):
+        if process.runs != len(samples):
+            raise ValueError(f"{process.runs} runs were announced, {len(samples)} arrived")
+    return ConfigurationReport.model_validate({
+        "num_threads": said["configuration"]["num_threads"],
+        "steady": said["configuration"]["limits"],
+        "facts": said["facts"],
+        "loaded": heard.loaded,
+        "golden": said.get("golden"),
+        "processes_us": heard.processes_us,
+        "processes": processes,
+        "memory": said.get("memory"),
+        "profile": said.get("profile"),
+        "outputs_npz": b"".join(heard.outputs) or None,
+        "failed_passes": {name: error.message for name, error in heard.failed_passes.items()},
+    })  # fmt: skip
+
+
+def explain(message: Mapping[str, Any], host: str, stage: str) -> EdgecompError:
     """The error that the device reported."""
-    code, text = str(message["code"]), f"{host}: {message['message']}"
-    hint = None if message["hint"] is None else str(message["hint"])
-    if code == "model":
-        return RuntimeRefusedError(text, hint=hint)
-    if code == "late":
-        return CommandTimeoutError(text, hint="Give it more time, or fewer runs.")
+    code = str(message["code"])
     if code == "crash":
-        text = text.removesuffix(".") + (f", while {stage}." if stage else ".")
-        hint = _last_words(result)
-    return BenchmarkError(text, hint=hint)
+        stage = one_line(str(message.get("stage") or stage))
+        how = describe_exit(int(message["exit_code"]))
+        return BenchmarkError(f"{host}: The measurement ended early: {how}{f', while {stage}' if stage else ''}.")
+    text = f"{host}: {one_line(str(message['message']))}"
+    hint = None if message["hint"] is None else one_line(str(message["hint"]))
+    if code == "no-runtime" and hint is not None:
+        hint = f"{hint} Or from here: edgecomp setup {host}"
+    kinds: dict[str, type[EdgecompError]] = {
+        "model": RuntimeRefusedError,
+        "late": CommandTimeoutError,
+        "busy": DeviceBusyError,
+        "no-runtime": NoRuntimeError,
+    }
+    if code == "late":
+        hint = "Give it more time (--timeout), or fewer runs."
+    return kinds.get(code, BenchmarkError)(text, hint=hint)
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, in words: its exit code, or minus the number of a signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    why = {"SIGKILL": ", most likely for want of memory", "SIGILL": ", an instruction that this CPU does not have"}
+    return f"killed by signal {name}{why.get(name, '')}"
+
+
+def _with_last_words(error: EdgecompError, result: CommandResult) -> EdgecompError:
+    if error.hint is None and "ended early" in error.message:
+        error.hint = _last_words(result)
+    return error
 
 
 def _silent(listener: _Listener, host: str, python: str, result: CommandResult) -> BenchmarkError:
     """Why there was no answer at all."""
-    if listener.messages:
+    if listener.messages or any(heard.said for heard in listener.heard):
         return BenchmarkError(
             f"{python} on {host} ended early (exit code {result.exit_code}).", hint=_last_words(result)
         )
@@ -240,7 +300,7 @@ def _silent(listener: _Listener, host: str, python: str, result: CommandResult) 
         return BenchmarkError(
             f"There is no {python} on {host}.",
             hint="Install Python 3.7 or newer there, or name one with --python; a relative path starts in the home "
-            "folder, and ~ is not expanded.",
+            "folder, and ~ is not expanded. `edgecomp setup` says more.",
         )
     if listener.noise:
         return BenchmarkError(
@@ -256,15 +316,15 @@ def _last_words(result: CommandResult) -> str | None:
     lines = [line.strip() for line in result.stderr.decode(errors="replace").splitlines() if line.strip()]
     # What LiteRT always prints explains nothing.
     lines = [line for line in lines if not line.startswith("INFO: ")]
-    return f"Its last words: {lines[-1][:300]!r}" if lines else None
+    return f"Its last words: {one_line(lines[-1])!r}" if lines else None
 
 
 def _sweep(transport: Transport, listener: _Listener) -> None:
-    """Remove the folder where the keeper itself could not: it was killed, as for want of memory."""
+    """Remove the folder where neither keeper nor guardian could: both were killed."""
     if "hello" not in listener.messages or listener.messages.get("closed", {}).get("removed") is True:
         return
     folder = PurePosixPath(str(listener.messages["hello"].get("folder")))
     # The name comes from the device, and something is going to be removed there: only what a keeper makes.
-    if folder.is_absolute() and folder.name.startswith("edgecomp-") and ".." not in folder.parts:
+    if folder.is_absolute() and folder.name.startswith("edgecomp-agent-") and ".." not in folder.parts:
         with contextlib.suppress(TransportError):
             transport.run(["rm", "-rf", "--", str(folder)], timeout_s=10)

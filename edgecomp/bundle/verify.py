@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecomp.agent.agent import compare_golden
-from edgecomp.bench import TOLERANCE_LSB
+from edgecomp.agent.on_device.golden import compare_golden
+from edgecomp.bench.settings import BenchSettings
 from edgecomp.bundle.reader import Bundle, read_bundle
 from edgecomp.bundle.writer import UNPACKED_NAME
 from edgecomp.errors import BundleError
@@ -99,4 +99,4 @@ def _compare(bundle: Bundle, model: Model, *, is_exact: bool) -> dict[str, Any]:
         for index, (got, spec) in enumerate(zip(outputs, model.graph.outputs, strict=True))
     ]
     is_float = not any(tensor.scales for tensor in model.graph.main.tensors)
-    return compare_golden(np, pairs, is_float, is_exact, TOLERANCE_LSB)
+    return compare_golden(np, pairs, is_float, is_exact, BenchSettings().tolerance_lsb)

@@ -25,6 +25,11 @@ def file_entries(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
     return {name: FileEntry(sha256=sha256_of(data), bytes=len(data)) for name, data in sorted(files.items())}
 
 
+def bundle_name(model: str, device: str) -> str:
+    """Name of the bundle of a model, by the name of its file or folder, for a device."""
+    return f"{Path(model).stem}-{device}"
+
+
 def runner_script() -> bytes:
     """The run_model.py that goes into every bundle."""
     return Path(__file__).with_name("run_model.py").read_bytes()

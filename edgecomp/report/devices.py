@@ -27,7 +27,7 @@ def print_list(summaries: Sequence[Summary]) -> None:
         processor = f"{item.cores}x {item.core}, {format_hz(item.clock_hz)}"
         ram = format_bytes(item.ram_bytes)
         rows.append((item.name, item.kind, processor, ram, flash, runtime, f"{item.unverified or ''}"))
-    _print_table(rows)
+    print_table(rows)
 
 
 def print_device(profile: DeviceProfile) -> None:
@@ -46,8 +46,8 @@ def print_device(profile: DeviceProfile) -> None:
     rows = [("key", "value", "source")]
     for key, value in leaves(profile.table):
         source = profile.source_of(key) or ""
-        rows.append((key, f"{'? ' if is_unverified(source) else ''}{_format(key, value)}", source))
-    _print_table(rows)
+        rows.append((key, f"{'? ' if is_unverified(source) else ''}{format_value(key, value)}", source))
+    print_table(rows)
 
 
 def print_checks(checks: Sequence[Check]) -> None:
@@ -70,7 +70,8 @@ def format_hz(hertz: int) -> str:
     return f"{hertz / 1e9:g} GHz" if hertz >= 10**9 else f"{hertz / 1e6:g} MHz"
 
 
-def _format(key: str, value: object) -> str:
+def format_value(key: str, value: object) -> str:
+    """A value of a profile as people read it; what it is shows in its key."""
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     if isinstance(value, int) and key.endswith("bytes"):
@@ -82,7 +83,8 @@ def _format(key: str, value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Rows of equal length, in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

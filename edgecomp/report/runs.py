@@ -82,16 +82,31 @@ def print_collected(collected: Collected, store: Path) -> None:
 
 
 def _print_devices(result: dict[str, Any]) -> None:
-    devices = result.get("devices")
-    if not devices:
+    """A row a device, of several models a row a model and device."""
+    rows = result.get("devices") if "rows" not in result else _cells(result["rows"])
+    if not rows:
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("device", "status", "chosen", "bundle"):
+    titles = ("model",) * ("rows" in result) + ("device", "status", "chosen", "bundle")
+    for name in titles:
         table.add_column(name)
-    for device in devices:
-        cells = [escape(str(device.get(key) or "-")) for key in ("device", "chosen", "bundle")]
-        table.add_row(cells[0], _styled(str(device.get("status") or "-"), _DEVICE_STYLES), *cells[1:])
+    for row in rows:
+        table.add_row(*(_cell(row, name) for name in titles))
     make_console().print(table)
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a matrix, in the words of a fit; a model that failed as a whole is one of them."""
+    return [
+        cell | {"model": row["model"], "chosen": cell.get("candidate")}
+        for row in rows
+        for cell in row["cells"] or [{"status": row["status"]}]
+    ]
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    text = str(row.get(name) or "-")
+    return _styled(text, _DEVICE_STYLES) if name == "status" else escape(text)
 
 
 def _event(event: Event) -> str:

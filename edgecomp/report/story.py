@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgecomp.errors import StoreError
+from edgecomp.matrix_result import MatrixResult, name_of
+from edgecomp.report.matrix import print_matrix
 from edgecomp.report.terminal import describe_device_limits, latency_text, make_console
 from edgecomp.results import CandidateResult, DeviceResult, FitResult
 from edgecomp.units import format_bytes, format_seconds
@@ -36,6 +38,9 @@ def print_story(details: RunDetails) -> None:
         _print_unfinished(console, details)
         return
     try:
+        if "rows" in details.result:
+            _print_models(console, MatrixResult.model_validate(details.result))
+            return
         result = FitResult.model_validate(details.result)
     except ValidationError as error:
         raise StoreError(f"The result of {summary.name} was written by another version of edgecomp.") from error
@@ -48,6 +53,13 @@ def print_story(details: RunDetails) -> None:
         console.print(f"[dim]note:[/] {escape(note)}")
 
 
+def _print_models(console: Console, result: MatrixResult) -> None:
+    print_matrix(result)
+    for row in result.rows:
+        if row.run is not None:
+            console.print(f"{escape(name_of(row.model))}: `edgecomp explain {row.run}`")
+
+
 def _print_unfinished(console: Console, details: RunDetails) -> None:
     more = "" if details.summary.status == "failed" else ": the same command with --resume goes on"
     console.print(f"There is no result{more}. Finished so far:")
@@ -55,6 +67,9 @@ def _print_unfinished(console: Console, details: RunDetails) -> None:
         if event.kind in ("candidate", "trial"):
             candidate = CandidateResult.model_validate(event.value["candidate"])
             console.print(f"  {event.value['device']}: {escape(candidate.name)}: {escape(candidate.reason)}")
+        elif event.kind == "model":
+            told = event.value["reason"] or f"is finished: `edgecomp explain {event.value['run']}`"
+            console.print(f"  {escape(event.value['model'])}: {escape(told)}")
 
 
 def _print_device(console: Console, result: FitResult, device: DeviceResult) -> None:

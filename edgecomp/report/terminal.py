@@ -11,7 +11,6 @@ from rich.table import Table
 from edgecomp.units import format_bytes
 
 if TYPE_CHECKING:
-    from edgecomp.bench import Measurement
     from edgecomp.bundle.reader import Bundle
     from edgecomp.results import (
         Accuracy,
@@ -233,40 +232,6 @@ def latency_text(item: CandidateResult) -> str:
     """Measured or estimated, and which; empty if it is not known."""
     latency = item.latency_ms or item.estimated_latency_ms
     return "" if latency is None else f"{latency.value:.4g} ms {latency.mode}"
-
-
-def print_measurement(measurement: Measurement) -> None:
-    """What a benchmark found."""
-    console = make_console()
-    coverage = measurement.delegate
-    lines = [
-        f"{measurement.chosen} for {measurement.device} on {measurement.on}",
-        f"p50 {measurement.p50_ms:.4g} ms [{measurement.low_ms:.4g}, {measurement.high_ms:.4g}], "
-        f"p90 {measurement.p90_ms:.4g} ms (measured, {measurement.runs} runs, {measurement.num_threads} thread(s))",
-        f"init {measurement.init_ms:.3g} ms, first inference {measurement.first_ms:.4g} ms",
-        f"runtime {measurement.runtime} {measurement.runtime_version or ''}, kernels "
-        f"{measurement.kernel_family or 'unknown'}"
-        + ("" if coverage is None else f", {coverage.delegated} of {coverage.total} operators delegated"),
-        f"outputs: {_golden(measurement)}",
-    ]
-    if not measurement.is_profile_device:
-        lines.append(f"note: {measurement.label}: this is no latency of {measurement.device}")
-    for line in lines:
-        console.print(line, markup=False)
-
-
-def _golden(measurement: Measurement) -> str:
-    golden = measurement.golden
-    if golden.message is not None:
-        return f"WRONG: {golden.message}"
-    if golden.equal:
-        return f"equal to the {golden.samples} golden samples, bit by bit"
-    parts = [f"{golden.samples} golden samples"]
-    if golden.max_difference_lsb is not None:
-        parts.append(f"largest difference {golden.max_difference_lsb:.3g} LSB ({golden.tolerance_lsb:g} allowed)")
-    if golden.argmax_agreement is not None:
-        parts.append(f"same answer {golden.argmax_agreement:.0%}")
-    return ", ".join(parts)
 
 
 def print_bundle(bundle: Bundle) -> None:

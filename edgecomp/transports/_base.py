@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from edgecomp.errors import TransportError
+from edgecomp.errors import TransportError, UsageError
+from edgecomp.plain_text import one_line
 
 MAX_OUTPUT_BYTES = 64 * 2**20
 """What a command may print in all; a device that prints without end must not fill the host's memory."""
+
+MAX_FILE_BYTES = 2**30
+"""What a file may hold that is read from a device, for the same reason."""
 
 STOP_GRACE_S = 5.0
 """How long a command that is ended early has to clean up after itself before it is killed."""
 
 LineCallback = Callable[[str], None]
+NoticeCallback = Callable[[str], None]
+
+
+def say_on_stderr(notice: str) -> None:
+    """Where a notice goes that the caller takes no care of: it must not go unseen."""
+    sys.stderr.write(f"{notice}\n")
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,17 @@ class ConnectOptions:
         known_hosts: The only file of trusted host keys; None for those that the configuration names.
         identity: The only private key to offer; None for those that the configuration and the agent know.
         connect_timeout_s: For connection, key exchange and login together.
+        accept_new_host_key: Trust the key of a host that is not in known_hosts, and add it there. A key that has
+            changed or is revoked stays an error.
+        notify: Told about each key that was added, with its fingerprint, maybe from another thread.
     """
 
     ssh_config: Path | None = None
     known_hosts: Path | None = None
     identity: Path | None = None
     connect_timeout_s: float = 15.0
+    accept_new_host_key: bool = False
+    notify: NoticeCallback = say_on_stderr
 
 
 class Transport(Protocol):
@@ -82,6 +98,7 @@ class Transport(Protocol):
             on_line: Called with each line of stdout as it arrives, maybe from another thread.
 
         Raises:
+            UsageError: `argv` is empty, or cannot be a command line.
             CommandTimeoutError: It did not end in time.
             TransportError: The connection was lost, or it printed more than `MAX_OUTPUT_BYTES`.
         """
@@ -101,7 +118,7 @@ class Transport(Protocol):
 
         Raises:
             CommandTimeoutError: It took too long.
-            TransportError: The device refused it, or the connection was lost.
+            TransportError: The device refused it, it holds more than `MAX_FILE_BYTES`, or the connection was lost.
         """
         ...
 
@@ -114,6 +131,28 @@ class Transport(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse arguments and paths that no system takes.
+
+    Raises:
+        UsageError: No words, one with a NUL in it, or one that is not Unicode text.
+    """
+    if not words:
+        raise UsageError("A command has at least its own name, got no words.")
+    for word in words:
+        if "\0" in word or word != word.encode(errors="replace").decode():
+            got = one_line(repr(word))
+            raise UsageError(f"A word of a command, or a path, is UTF-8 text without NUL, got {got}.")
+
+
+def check_file_size(size_bytes: int, remote_path: str, host: str) -> None:
+    """Raises TransportError for a file that is larger than `MAX_FILE_BYTES`."""
+    if size_bytes > MAX_FILE_BYTES:
+        raise TransportError(
+            f"{one_line(remote_path)} on {host} holds more than {MAX_FILE_BYTES // 2**20} MiB: it was not read."
+        )
 
 
 class OutputCollector:
@@ -143,6 +182,11 @@ class OutputCollector:
         """Raises TransportError beyond `MAX_OUTPUT_BYTES`."""
         self._stderr += data
         self._check()
+
+    @property
+    def stderr(self) -> bytes:
+        """So much of it as has arrived."""
+        return bytes(self._stderr)
 
     def result(self, exit_code: int) -> CommandResult:
         """What was gathered; a last line without its newline is handed on first."""

@@ -12,15 +12,16 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import asyncssh
 from asyncssh.config import SSHClientConfig, SSHConfig
 
 from edgecomp.errors import AuthenticationError, UsageError
 from edgecomp.transports._base import ConnectOptions
+from edgecomp.transports._known_hosts import DEFAULT_PORT, listed_name, read_known_hosts
 
 CONFIG_VARIABLE = "EDGECOMP_SSH_CONFIG"
-DEFAULT_PORT = 22
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 
@@ -67,7 +68,9 @@ class Login:
 
     Attributes:
         alias: The host as the user wrote it.
-        key_name: The name under which known_hosts lists the host.
+        listed_name: The name under which known_hosts lists the host.
+        other_listed_name: The name that OpenSSH looks for where that one is not listed; None where there is none.
+        new_keys_path: Where a new host key is added; None where the configuration forbids it.
         has_host_key_algorithms: The configuration says which kinds of host keys to ask for.
         jumps: Hosts to go through, in order, as the configuration writes them.
         identities: Private keys to offer; None for the user's default ones.
@@ -78,9 +81,11 @@ class Login:
     host: str
     port: int
     user: str
-    key_name: str
+    listed_name: str
+    other_listed_name: str | None
     config_paths: tuple[str, ...]
     known_hosts: asyncssh.SSHKnownHosts
+    new_keys_path: Path | None
     identities: tuple[str, ...] | None
     is_only_these: bool
     has_host_key_algorithms: bool
@@ -105,11 +110,7 @@ def resolve(address: Address, options: ConnectOptions) -> Login:
         UsageError: A file that the caller named is missing, or the configuration cannot be understood.
         AuthenticationError: The key that the caller named is none.
     """
-    for path in (options.ssh_config, options.known_hosts, options.identity):
-        if path is not None and not os.access(path, os.R_OK):
-            raise UsageError(f"{path} cannot be read.")
-    if options.identity is not None:
-        _check_identity(options.identity)
+    _check_files(options)
     paths = _config_paths(options)
     try:
         config = SSHClientConfig.load(
@@ -120,16 +121,20 @@ def resolve(address: Address, options: ConnectOptions) -> Login:
         raise UsageError(f"The SSH configuration cannot be used: {error}.") from error
     host = str(config.get("Hostname", address.host))
     identities = [str(options.identity)] if options.identity else config.get("IdentityFile")
-    known = [str(options.known_hosts)] if options.known_hosts else _known_hosts_paths(config)
+    user_files, global_files = _known_hosts_paths(config, options)
+    port = int(str(config.get("Port", DEFAULT_PORT)))
+    alias = config.get("HostKeyAlias")
     jumps = config.get("ProxyJump")
     return Login(
         alias=address.host,
         host=host,
-        port=int(str(config.get("Port", DEFAULT_PORT))),
+        port=port,
         user=str(config.get("User") or getpass.getuser()),
-        key_name=str(config.get("HostKeyAlias") or host),
+        listed_name=listed_name(host, port, str(alias) if alias else None),
+        other_listed_name=None if alias or port == DEFAULT_PORT else host,
         config_paths=paths,
-        known_hosts=_read_known_hosts(known),
+        known_hosts=read_known_hosts(_existing([*user_files, *global_files])),
+        new_keys_path=Path(user_files[0]).expanduser() if user_files else None,
         identities=tuple(_existing(identities)) if isinstance(identities, list) else None,
         is_only_these=options.identity is not None or bool(config.get("IdentitiesOnly")),
         has_host_key_algorithms=config.get("HostKeyAlgorithms") is not None,
@@ -148,6 +153,15 @@ def _config_paths(options: ConnectOptions) -> tuple[str, ...]:
     return tuple(_existing(["~/.ssh/config"]))
 
 
+def _check_files(options: ConnectOptions) -> None:
+    for path in (options.ssh_config, options.known_hosts, options.identity):
+        is_to_be_made = path is options.known_hosts and options.accept_new_host_key
+        if path is not None and not os.access(path, os.R_OK) and (path.exists() or not is_to_be_made):
+            raise UsageError(f"{path} cannot be read.")
+    if options.identity is not None:
+        _check_identity(options.identity)
+
+
 def _check_identity(path: Path) -> None:
     """A key with a passphrase passes: the agent may have it."""
     try:
@@ -157,26 +171,17 @@ def _check_identity(path: Path) -> None:
             raise AuthenticationError(f"{path} is not a private key that can be used: {error}.") from error
 
 
-def _known_hosts_paths(config: SSHConfig) -> list[str]:
-    paths: list[str] = []
-    for key, default in (("UserKnownHostsFile", _USER_KNOWN_HOSTS), ("GlobalKnownHostsFile", _GLOBAL_KNOWN_HOSTS)):
-        value = config.get(key, default)
-        paths += [str(path) for path in value] if isinstance(value, list | tuple) else []
-    return paths
+def _known_hosts_paths(config: SSHConfig, options: ConnectOptions) -> tuple[list[str], list[str]]:
+    """The user's files, the first of which takes new keys, and those of the system."""
+    if options.known_hosts is not None:
+        return [str(options.known_hosts)], []
+    users = config.get("UserKnownHostsFile", list(_USER_KNOWN_HOSTS))
+    systems = config.get("GlobalKnownHostsFile", list(_GLOBAL_KNOWN_HOSTS))
+    # "none" is an empty list.
+    return cast(list[str], users), cast(list[str], systems)
 
 
 def _existing(paths: Iterable[object]) -> list[str]:
     """Those that can be read, with ~ expanded; OpenSSH passes over the others too."""
     expanded = [os.path.expanduser(str(path)) for path in paths]
     return [path for path in expanded if os.path.isfile(path) and os.access(path, os.R_OK)]
-
-
-def _read_known_hosts(paths: Iterable[str]) -> asyncssh.SSHKnownHosts:
-    known = asyncssh.SSHKnownHosts()
-    for path in _existing(paths):
-        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                known.load(line)
-            except ValueError:
-                continue  # One damaged line must not cost the others, nor the login; OpenSSH skips it as well.
-    return known

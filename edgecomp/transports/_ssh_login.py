@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import asyncssh
@@ -15,11 +15,12 @@ from edgecomp.errors import (
     ConnectError,
     EdgecompError,
     HostKeyError,
-    TransportError,
     UsageError,
 )
+from edgecomp.plain_text import one_line
 from edgecomp.transports._base import ConnectOptions
-from edgecomp.transports._ssh_config import DEFAULT_PORT, Address, Login, parse_address, resolve
+from edgecomp.transports._known_hosts import add_known_host
+from edgecomp.transports._ssh_config import Address, Login, parse_address, resolve
 
 # Two answers missed at this interval and the link is dead: noticed after 9 s.
 KEEPALIVE_INTERVAL_S = 3
@@ -66,32 +67,53 @@ def close_all(connections: Sequence[asyncssh.SSHClientConnection]) -> None:
 
 
 class _Client(asyncssh.SSHClient):
-    """Refuses every host key that is not in known_hosts, and remembers it for the message."""
+    """Decides about a host key that is not in known_hosts, and remembers it for what is said.
 
-    def __init__(self) -> None:
+    Args:
+        accepts_new: Accept one key, the same one whenever the keys are exchanged anew.
+    """
+
+    def __init__(self, accepts_new: bool) -> None:
+        self._accepts_new = accepts_new
+        self.accepted: asyncssh.SSHKey | None = None
         self.refused: asyncssh.SSHKey | None = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
+        if self._accepts_new and self.accepted in (None, key):
+            self.accepted = key
+            return True
         self.refused = key
         return False
 
 
-def _trusted_keys(login: Login) -> tuple[Sequence[asyncssh.SSHKey], ...]:
+_Keys = tuple[Sequence[asyncssh.SSHKey], Sequence[asyncssh.SSHKey], Sequence[asyncssh.SSHKey]]
+
+
+def _listed_keys(login: Login, name: str) -> _Keys:
     """Host keys, keys of authorities, revoked keys: those of the host's name only.
 
     asyncssh would take a key that is listed for the address alone as well, whatever the name; OpenSSH does not.
     """
-    port = None if login.port == DEFAULT_PORT else login.port
-    return login.known_hosts.match(login.key_name, "", port)[:3]
+    return login.known_hosts.match(name, "", None)[:3]
+
+
+def _trusted_keys(login: Login) -> _Keys:
+    """As OpenSSH has it: a key of the bare host is good for another port of it while that port has none of its own."""
+    keys, authorities, revoked = _listed_keys(login, login.listed_name)
+    if login.other_listed_name is not None and not keys and not authorities:
+        keys, authorities, others = _listed_keys(login, login.other_listed_name)
+        revoked = [*revoked, *others]
+    return keys, authorities, revoked
 
 
 def _kinds_of_keys(login: Login) -> str | tuple[()]:
     """Kinds of host keys to ask for: those that are known first, then all, so that a changed key can be shown.
 
-    Asked for the known kinds only, a server that has none of them hangs up; () leaves it to the configuration.
+    Asked for the known kinds only, a server that has none of them hangs up; () leaves it to the configuration. Nobody
+    asks for certificates unless an authority is known: one that cannot be checked would hide the plain key.
     """
-    known = _trusted_keys(login)[0]
-    if not known or login.has_host_key_algorithms:
+    known, authorities, _ = _trusted_keys(login)
+    if login.has_host_key_algorithms or (authorities and not known):
         return ()
     return ",".join([name.decode() for key in known for name in key.sig_algorithms] + list(_ALL_KINDS_OF_KEYS))
 
@@ -99,10 +121,10 @@ def _kinds_of_keys(login: Login) -> str | tuple[()]:
 async def _open(
     login: Login, options: ConnectOptions, tunnel: asyncssh.SSHClientConnection | None
 ) -> asyncssh.SSHClientConnection:
-    client = _Client()
+    client = _Client(options.accept_new_host_key and not _listed_keys(login, login.listed_name)[0])
     agent_keys = [path + ".pub" for path in login.identities or () if os.access(path + ".pub", os.R_OK)]
     try:
-        return await asyncssh.connect(
+        connection = await asyncssh.connect(
             login.alias,
             login.port,
             username=login.user,
@@ -132,13 +154,42 @@ async def _open(
         )
     except (OSError, ValueError, asyncssh.Error) as error:
         raise _explain(error, login, client, options) from error
+    if client.accepted is not None:
+        try:
+            _trust(login, client.accepted, options)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _trust(login: Login, key: asyncssh.SSHKey, options: ConnectOptions) -> None:
+    """Add a key that was accepted to known_hosts, now that its owner has proven to have it, and say so."""
+    path = login.new_keys_path
+    if path is None:
+        raise HostKeyError(
+            f"The host key of {login.label} is unknown ({_show(key)}) and cannot be added: the SSH configuration has "
+            "no known_hosts file.",
+            hint="Name one with --known-hosts, or in place of `UserKnownHostsFile none`.",
+        )
+    try:
+        add_known_host(path, login.listed_name, key)
+    except OSError as error:
+        raise HostKeyError(
+            f"The host key of {login.label} is unknown ({_show(key)}) and cannot be added to {path}: "
+            f"{error.strerror or error}.",
+            hint="Make the file writable, or name another one with --known-hosts.",
+        ) from error
+    options.notify(f"The host key of {login.label} was unknown and is trusted from now on: {_show(key)}, in {path}.")
 
 
 def _explain(error: Exception, login: Login, client: _Client, options: ConnectOptions) -> EdgecompError:
     """What went wrong, in one sentence that names host, port and user only, and what to do next."""
     where = login.label
+    # Some of it the other side wrote.
+    reason = one_line(getattr(error, "reason", None) or str(error)).rstrip(".")
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return _explain_host_key(login, client.refused, _trusted_keys(login)[0], error)
+        return _explain_host_key(login, client.refused, error)
     if isinstance(error, asyncssh.PermissionDenied):
         return AuthenticationError(
             f"{where} refused every key that was offered.",
@@ -146,7 +197,7 @@ def _explain(error: Exception, login: Login, client: _Client, options: ConnectOp
             "~/.ssh/authorized_keys there, and a key with a passphrase into the SSH agent (ssh-add).",
         )
     if isinstance(error, asyncssh.KeyImportError | asyncssh.KeyEncryptionError):
-        return AuthenticationError(f"The private key for {where} cannot be used: {str(error).rstrip('.')}.")
+        return AuthenticationError(f"The private key for {where} cannot be used: {reason}.")
     if isinstance(error, TimeoutError):
         return ConnectError(
             f"{where} did not answer within {options.connect_timeout_s:g} s.",
@@ -159,33 +210,30 @@ def _explain(error: Exception, login: Login, client: _Client, options: ConnectOp
             f"{where} refuses connections on port {login.port}.", hint="Does an SSH server run there, on that port?"
         )
     if isinstance(error, asyncssh.ChannelOpenError):
-        return ConnectError(f"The jump host cannot reach {where}: {error.reason}.")
+        return ConnectError(f"The jump host cannot reach {where}: {reason}.")
     if isinstance(error, asyncssh.Error):
-        return ConnectError(f"{where} does not answer like an SSH server: {error.reason.rstrip('.')}.")
+        return ConnectError(f"{where} does not answer like an SSH server: {reason}.")
     if isinstance(error, OSError):
         return ConnectError(f"{where} cannot be reached: {error.strerror or error}.")
-    return UsageError(f"The SSH configuration for {where} cannot be used: {error}.")
+    return UsageError(f"The SSH configuration for {where} cannot be used: {reason}.")
 
 
-def _explain_host_key(
-    login: Login, offered: asyncssh.SSHKey | None, known: Iterable[asyncssh.SSHKey], error: asyncssh.Error
-) -> TransportError:
+def _explain_host_key(login: Login, offered: asyncssh.SSHKey | None, error: asyncssh.Error) -> HostKeyError:
     if offered is None:
-        return HostKeyError(f"The host key of {login.label} cannot be trusted: {error.reason.rstrip('.')}.")
-    shown = _show(offered)
-    listed = [_show(key) for key in known]
+        return HostKeyError(f"The host key of {login.label} cannot be trusted: {one_line(error.reason.rstrip('.'))}.")
+    listed = [_show(key) for key in _listed_keys(login, login.listed_name)[0]]
     if listed:
-        name = login.key_name if login.port == DEFAULT_PORT else f"[{login.key_name}]:{login.port}"
         return HostKeyError(
-            f"The host key of {login.label} has CHANGED: it shows {shown}, known_hosts has {' and '.join(listed)}.",
+            f"The host key of {login.label} has CHANGED: it shows {_show(offered)}, known_hosts has "
+            f"{' and '.join(listed)}.",
             hint="Another machine may be answering in its place. If the device was set up anew, remove the old key "
-            f"with `ssh-keygen -R '{name}'` and check the new one.",
+            f"with `ssh-keygen -R '{login.listed_name}'` and check the new one.",
         )
     return HostKeyError(
-        f"The host key of {login.label} is unknown: {shown}.",
-        hint="Compare it with `ssh-keygen -lf` of the device's own /etc/ssh/ssh_host_*_key.pub; if it is the same, "
-        f"connect once with `{login.command}`, or add the line that `ssh-keyscan -p {login.port} {login.host}` "
-        "prints to known_hosts.",
+        f"The host key of {login.label} is unknown: {_show(offered)}.",
+        hint="Compare it with `ssh-keygen -lf` of the device's own /etc/ssh/ssh_host_*_key.pub; if it is the same, add "
+        f"it to known_hosts with --accept-new-host-key, or connect once with `{login.command}`, or add the line that "
+        f"`ssh-keyscan -p {login.port} {login.host}` prints.",
     )
 
 

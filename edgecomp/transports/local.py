@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import selectors
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from edgecomp.errors import CommandTimeoutError, TransportError, UsageError
+from edgecomp.plain_text import one_line
 from edgecomp.transports._base import (
+    MAX_FILE_BYTES,
     STOP_GRACE_S,
     CommandResult,
     ConnectOptions,
     LineCallback,
     OutputCollector,
+    check_file_size,
+    check_words,
 )
-
-_CHUNK_BYTES = 1 << 16
-_ORPHAN_WAIT_S = 0.5
+from edgecomp.transports._process import close_pipes, exchange, present
 
 
 class LocalTransport:
@@ -42,6 +42,8 @@ class LocalTransport:
         on_line: LineCallback | None = None,
     ) -> CommandResult:
         """See `Transport.run`."""
+        check_words(argv)
+        name = one_line(argv[0])
         pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(
@@ -52,13 +54,14 @@ class LocalTransport:
         except PermissionError:
             return CommandResult(126, b"", f"{argv[0]}: permission denied\n".encode())
         except OSError as error:
-            raise TransportError(f"{argv[0]} cannot be started: {error.strerror}.") from error
+            raise TransportError(f"{name} cannot be started: {error.strerror}.") from error
         output = OutputCollector(self.host, on_line)
         try:
-            _exchange(process, stdin, hold_stdin, output, time.monotonic() + timeout_s)
+            deadline = time.monotonic() + timeout_s
+            exchange(process, stdin, hold_stdin, output.add_stdout, output.add_stderr, deadline)
         except TimeoutError:
             _stop(process)
-            raise CommandTimeoutError(f"{argv[0]} did not end on this machine within {timeout_s:g} s.") from None
+            raise CommandTimeoutError(f"{name} did not end on this machine within {timeout_s:g} s.") from None
         except BaseException:
             _stop(process)
             raise
@@ -66,34 +69,38 @@ class LocalTransport:
             # What the command left running in its session goes with it.
             _signal_session(process, signal.SIGKILL)
             process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
+            close_pipes(process)
         code = process.returncode
         return output.result(code if code >= 0 else 128 - code)
 
     def put(self, data: bytes, remote_path: str, *, timeout_s: float = 120.0) -> None:  # noqa: ARG002
         """See `Transport.put`; a local write has no time limit."""
-        path = Path(remote_path)
-        part = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
+        check_words([remote_path])
+        part = Path(f"{remote_path}.part-{secrets.token_hex(4)}")
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 with open(descriptor, "wb") as stream:
                     stream.write(data)
-                part.replace(path)
+                part.replace(remote_path)
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
         except OSError as error:
-            raise TransportError(f"{remote_path} cannot be written on this machine: {error.strerror}.") from error
+            where = f"{one_line(remote_path)} cannot be written on this machine"
+            raise TransportError(f"{where}: {error.strerror}.") from error
 
     def get(self, remote_path: str, *, timeout_s: float = 120.0) -> bytes:  # noqa: ARG002
         """See `Transport.get`; a local read has no time limit."""
+        check_words([remote_path])
         try:
-            return Path(remote_path).read_bytes()
+            with open(remote_path, "rb") as stream:
+                data = stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            raise TransportError(f"{remote_path} cannot be read on this machine: {error.strerror}.") from error
+            where = f"{one_line(remote_path)} cannot be read on this machine"
+            raise TransportError(f"{where}: {error.strerror}.") from error
+        check_file_size(len(data), remote_path, self.host)
+        return data
 
     def close(self) -> None:
         """Nothing is held between calls."""
@@ -107,64 +114,6 @@ class LocalTransport:
         self.close()
 
 
-def _exchange(
-    process: subprocess.Popen[bytes], stdin: bytes, hold_stdin: bool, output: OutputCollector, deadline: float
-) -> None:
-    """Feed stdin and read both outputs until the process has ended. Raises TimeoutError."""
-    readers = {_present(process.stdout): output.add_stdout, _present(process.stderr): output.add_stderr}
-    pending = memoryview(stdin)
-    ended_at: float | None = None
-    with selectors.DefaultSelector() as selector:
-        for stream, take in readers.items():
-            selector.register(stream, selectors.EVENT_READ, take)
-        feed = _present(process.stdin)
-        if pending:
-            os.set_blocking(feed.fileno(), False)
-            selector.register(feed, selectors.EVENT_WRITE)
-        elif not hold_stdin:
-            feed.close()
-        while any(key.events == selectors.EVENT_READ for key in selector.get_map().values()):
-            now = time.monotonic()
-            if now >= deadline:
-                raise TimeoutError
-            ready = selector.select(min(deadline - now, 0.1))
-            for key, _ in ready:
-                if key.fileobj is feed:
-                    pending = _write_some(feed, pending)
-                    if not pending:
-                        selector.unregister(feed)
-                        if not hold_stdin:
-                            feed.close()
-                elif data := os.read(key.fd, _CHUNK_BYTES):
-                    key.data(data)
-                else:
-                    selector.unregister(key.fileobj)
-            # A grandchild may hold the pipes open for ever; the command itself is what counts.
-            if process.poll() is not None and not any(key.fileobj is not feed for key, _ in ready):
-                ended_at = ended_at or now
-                if now - ended_at > _ORPHAN_WAIT_S:
-                    break
-    try:
-        process.wait(timeout=max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise TimeoutError from None
-
-
-def _write_some(feed: IO[bytes], pending: memoryview) -> memoryview:
-    try:
-        return pending[os.write(feed.fileno(), pending[:_CHUNK_BYTES]) :]
-    except BlockingIOError:
-        return pending
-    except BrokenPipeError:
-        return pending[:0]  # It does not want the rest; how it ends says why.
-
-
-def _present(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:
-        raise TransportError("A pipe to the command is missing.")
-    return stream
-
-
 def _signal_session(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
@@ -173,7 +122,7 @@ def _signal_session(process: subprocess.Popen[bytes], number: signal.Signals) ->
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End of stdin and SIGTERM, so that the command can clean up after itself."""
     with contextlib.suppress(OSError):
-        _present(process.stdin).close()
+        present(process.stdin).close()
     _signal_session(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=STOP_GRACE_S)

@@ -14,12 +14,16 @@ from typing import Any, TypeVar, cast
 import asyncssh
 
 from edgecomp.errors import CommandTimeoutError, TransportError
+from edgecomp.plain_text import one_line
 from edgecomp.transports._base import (
+    MAX_FILE_BYTES,
     STOP_GRACE_S,
     CommandResult,
     ConnectOptions,
     LineCallback,
     OutputCollector,
+    check_file_size,
+    check_words,
 )
 from edgecomp.transports._loop import LoopThread
 from edgecomp.transports._ssh_config import parse_address
@@ -56,16 +60,24 @@ class SshTransport:
         on_line: LineCallback | None = None,
     ) -> CommandResult:
         """See `Transport.run`; commands start in the home folder."""
+        check_words(argv)
         output = OutputCollector(self.host, on_line)
-        return self._call(self._run(argv, timeout_s, stdin, hold_stdin, output), f"{argv[0]} did not end", timeout_s)
+        what = f"{one_line(argv[0])} did not end"
+        return self._call(self._run(argv, timeout_s, stdin, hold_stdin, output), what, timeout_s)
 
     def put(self, data: bytes, remote_path: str, *, timeout_s: float = 120.0) -> None:
         """See `Transport.put`; needs the SFTP server of the device."""
-        self._call(self._put(data, remote_path, timeout_s), f"{remote_path} was not written", timeout_s)
+        check_words([remote_path])
+        what = f"{one_line(remote_path)} was not written"
+        self._call(self._put(data, remote_path, timeout_s), what, timeout_s)
 
     def get(self, remote_path: str, *, timeout_s: float = 120.0) -> bytes:
         """See `Transport.get`; needs the SFTP server of the device."""
-        return self._call(self._get(remote_path, timeout_s), f"{remote_path} was not read", timeout_s)
+        check_words([remote_path])
+        what = f"{one_line(remote_path)} was not read"
+        data = self._call(self._get(remote_path, timeout_s), what, timeout_s)
+        check_file_size(len(data), remote_path, self.host)
+        return data
 
     def close(self) -> None:
         """Close the connection and those to its jump hosts."""
@@ -94,15 +106,13 @@ class SshTransport:
         except asyncssh.SFTPError as error:
             # A full disk is a plain "Failure" in the protocol.
             hint = "Is there room left? `df` on the device shows it." if error.code == asyncssh.FX_FAILURE else None
-            raise TransportError(f"{what} on {self.host}: {error.reason.rstrip('.')}.", hint=hint) from error
+            raise TransportError(f"{what} on {self.host}: {one_line(error.reason).rstrip('.')}.", hint=hint) from error
         except (asyncssh.Error, OSError) as error:
-            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            reason = one_line(getattr(error, "reason", None) or str(error) or type(error).__name__).rstrip(".")
             if isinstance(error, asyncssh.ChannelOpenError) and not self._connections[-1].is_closed():
-                raise TransportError(
-                    f"{what} on {self.host}, which does not allow it: {reason.rstrip('.')}."
-                ) from error
+                raise TransportError(f"{what} on {self.host}, which does not allow it: {reason}.") from error
             raise TransportError(
-                f"The connection to {self.host} was lost: {reason.rstrip('.')}.", hint="Check the link and try again."
+                f"The connection to {self.host} was lost: {reason}.", hint="Check the link and try again."
             ) from error
 
     async def _run(
@@ -153,7 +163,7 @@ class SshTransport:
             self._connections[-1].start_sftp_client() as sftp,
             sftp.open(remote_path, "rb") as stream,
         ):
-            data = await stream.read()
+            data = await stream.read(MAX_FILE_BYTES + 1)
         return cast(bytes, data)
 
     async def _close(self) -> None:
