@@ -11,10 +11,10 @@ from typing import Any
 
 from edgecomp.bench.baseline import Baseline, read_baseline
 from edgecomp.bench.compare import COMPARISON_PROCESSES, FAIL_IF_SLOWER
+from edgecomp.bench.engines import Engine, bench_with
 from edgecomp.bench.junit import write_junit
 from edgecomp.bench.limits import LimitCheck, check_latency, check_slowdowns, exit_code
 from edgecomp.bench.measurement import BenchReport
-from edgecomp.bench.runner import bench_bundles
 from edgecomp.bench.settings import BenchSettings
 from edgecomp.errors import EXIT_FAILED, EdgecompError, UsageError
 from edgecomp.files import write_atomic
@@ -38,14 +38,24 @@ def run_bench(options: Mapping[str, Any], progress: Progress) -> tuple[BenchRepo
         BundleError, TransportError, BenchmarkError: One sentence each.
     """
     settings = bench_settings(options)
+    engine = Engine(options["engine"], options["benchmark_model"])
+    engine.check(settings, scores=options["accuracy"] is not None)
     baseline = None if options["compare"] is None else read_baseline(options["compare"])
     evaluation = None
     if options["accuracy"] is not None:
         from edgecomp.bench.evaluation import SampleEvaluation
+        from edgecomp.data import parse_image_size
 
-        evaluation = SampleEvaluation(options["data"], options["accuracy"], group_key=options["group_key"])
+        evaluation = SampleEvaluation(
+            options["data"],
+            options["accuracy"],
+            group_key=options["group_key"],
+            image_size=None if options["image_size"] is None else parse_image_size(options["image_size"]),
+            progress=lambda what, done, total: progress(what, done, total or 0),
+        )
     with connect(options["host"], **connection(options)) as transport:
-        report = bench_bundles(
+        report = bench_with(
+            engine,
             options["bundles"],
             transport,
             python=options["python"],
@@ -131,8 +141,16 @@ def bench_settings(options: Mapping[str, Any]) -> BenchSettings:
         raise UsageError(f"--{'tag' if options['tags'] else 'resume'} goes with --fleet.")
     if options["fleet"] is not None and options["accuracy"] is not None:
         raise UsageError("--accuracy is for one --host.", hint="Bench the device alone for that.")
+    if options["fleet"] is not None and (options["engine"] != "auto" or options["benchmark_model"] is not None):
+        raise UsageError(
+            "--engine and --benchmark-model are for one --host.",
+            hint="In a fleet.toml each target has keys of its own: engine, benchmark_model.",
+        )
     if (options["accuracy"] is None) != (options["data"] is None):
         raise UsageError("--accuracy N and --data go together: the samples come from the data.")
+    for name in ("group_key", "image_size"):
+        if options[name] is not None and options["data"] is None:
+            raise UsageError(f"--{name.replace('_', '-')} says how --data is read: it goes with --accuracy and --data.")
     least = options["processes"]
     if options["compare"] is not None:
         least = max(least, COMPARISON_PROCESSES)

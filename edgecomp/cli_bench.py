@@ -46,6 +46,7 @@ def _threads(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option("--accuracy", type=click.IntRange(1), metavar="N", help="Also score N test samples of --data there.")
 @click.option("--data", help="For --accuracy: what the bundle was fitted to.")
 @click.option("--group-key", help="For --accuracy: as for the fit.")
+@click.option("--image-size", help="For --accuracy: as for the fit.")
 @click.option("--max-latency", type=TIME, help="Fail (exit code 3) where the median is above it.")
 @click.option(
     "--compare", type=click.Path(path_type=Path, dir_okay=False), help="Results of an earlier day to compare with."
@@ -56,6 +57,11 @@ def _threads(_context: click.Context, _parameter: click.Parameter, values: tuple
 @click.option("--result", type=click.Path(path_type=Path, dir_okay=False), help="Also write the results as JSON.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write them as JUnit XML.")
 @click.option("--python", default="python3", show_default=True, help="Interpreter on the host that has the runtime.")
+@click.option(
+    "--engine", default="auto", show_default=True, type=click.Choice(["auto", "interpreter", "benchmark_model"]),
+    help="What measures: the Python agent, where there is no Python benchmark_model.",
+)  # fmt: skip
+@click.option("--benchmark-model", metavar="PATH", help="Where that program is on the host, if it is not found.")
 @click.option("--set-governor", "governor", help='Frequency governor while it measures: "performance". Put back after.')
 @click.option("--wait", default="5m", show_default=True, type=DURATION, help="For another measurement on the device.")
 @click.option("--timeout", type=DURATION, help="For everything on the device together.")

@@ -69,7 +69,7 @@ def fit(as_json: bool, **options: Any) -> int:
     MODEL can hold options, limits and devices; the command line wins.
 
     Several models share data, limits and options. They are fitted in the order given, each to all devices; of
-    --time-limit each may use an equal part of what those before it have left. A matrix of models and devices ends it.
+    --time-limit each may use an equal part of what those before it have left. The last table is models x devices.
     """
     from edgecomp.report.matrix import print_results
     from edgecomp.report.progress import progress_on_stderr

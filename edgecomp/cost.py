@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from edgecomp.cost_families import Core, CostFamily, Dtype, Kind, family_names, load_family
+from edgecomp.cost_families import Core, CostFamily, Dtype, Kind, family_of, load_family
 from edgecomp.cost_measured import MeasuredCost, measured_costs
 from edgecomp.cost_work import MAC_KINDS, Decoder, OperatorWork, operator_work, rounded_up
 from edgecomp.graph import Graph
@@ -72,12 +72,9 @@ def predict(
     Raises:
         ProfileError: `family` is not the name of one.
     """
-    name = family or (None if profile.cost is None else profile.cost.family)
-    if name is None:
-        return None, f"the profile {profile.name} names no cost family"
-    if family is None and name not in family_names():
-        return None, f"there are no constants for its kernels ({name})"
-    constants = load_family(name)
+    constants, why = (load_family(family), None) if family else family_of(profile)
+    if constants is None:
+        return None, why
     core, is_listed = constants.core(profile.cpu.core, profile.cpu.architecture)
     threads = 1 if constants.parallel_loss is None else max(1, min(num_threads, profile.cpu.big_cores))
     notes, extra = [], [_thread_sd(constants, core, threads)]
@@ -139,10 +136,12 @@ def estimate(
     times_ms = [
         1000 * (cost.overhead_cycles / clock_hz + max(cost.cycles / speed, cost.bytes / bandwidth)) for cost in costs
     ]
+    deviation = _deviation(work, costs, times_ms, family) if sum(times_ms) else 0.0
+    factor, width, correction = _correction(work, times_ms, family)
+    times_ms = [factor * ms for ms in times_ms]
     value_ms = sum(times_ms)
-    deviation = _deviation(work, costs, times_ms, family) if value_ms else 0.0
-    spread = math.exp(family.interval.quantile * math.hypot(deviation, extra_sd))
-    says = [*notes, *dict.fromkeys(cost.note for cost in costs if cost.note)]
+    spread = math.exp(family.interval.quantile * math.hypot(deviation, extra_sd) * width)
+    says = [*notes, *dict.fromkeys(cost.note for cost in costs if cost.note), *filter(None, [correction])]
     if family.basis in _BASIS:
         says.append(f"The constants of {family.name} rest on {_BASIS[family.basis]}.")
     if unseen := sorted({item.code for item in work} & _NOT_IN_ROWS):
@@ -205,6 +204,26 @@ def _operator_cost(item: OperatorWork, family: CostFamily, core: Core) -> tuple[
     elif like in core.sd and family.basis == "rows":
         note = f"{item.dtype}: taken from another core."
     return _Cost(work * rate, family.overhead_cycles, item.bytes, sd, note), None
+
+
+def main_dtype(work: Sequence[OperatorWork], times_ms: Sequence[float]) -> Dtype:
+    """In which a model spends most of its time; none at all is none in FLOAT32."""
+    by_dtype: dict[str, float] = {}
+    for item, ms in zip(work, times_ms, strict=True):
+        by_dtype[item.dtype] = by_dtype.get(item.dtype, 0.0) + ms
+    return cast(Dtype, max(by_dtype, key=lambda dtype: by_dtype[dtype], default="float32"))
+
+
+def _correction(
+    work: Sequence[OperatorWork], times_ms: Sequence[float], family: CostFamily
+) -> tuple[float, float, str]:
+    """What measurements of other models of its dtype say: factor, width of the interval, and a sentence."""
+    dtype = main_dtype(work, times_ms)
+    found = family.corrections.get(dtype)
+    if found is None:
+        return 1.0, 1.0, ""
+    models = f"{found.num_models} measured model{'s' if found.num_models > 1 else ''}"
+    return found.factor, found.width, f"{dtype}: times {found.factor:.2f}, by {models}."
 
 
 def _speed_up(num_threads: int, loss: float) -> float:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgecomp.errors import ProfileError, did_you_mean
 from edgecomp.profile_files import read_file
 from edgecomp.resources import resource_folder
+
+if TYPE_CHECKING:
+    from edgecomp.profile import DeviceProfile
 
 Dtype = Literal["float32", "int8", "int16x8", "int4", "dynamic_range"]
 Kind = Literal["pointwise", "convolution", "depthwise", "dense"]
@@ -121,6 +124,14 @@ class Measured(_Table):
         return self.cycles_per_result.get(key[1], 0.0)
 
 
+class Correction(_Table):
+    """What measurements of real models say of the estimates of a dtype."""
+
+    factor: Positive = Field(description="Estimates are multiplied by it.")
+    width: Positive = Field(description="The standard deviation of ln(latency), too.")
+    num_models: Annotated[int, Field(ge=1)] = Field(description="Measured models that it rests on.")
+
+
 class CostFamily(_Table):
     """The constants of one family of kernels; edgecomp.cost says how they are put together."""
 
@@ -150,6 +161,7 @@ class CostFamily(_Table):
         default={}, description="By dtype: in place of what the tables above say of its operators."
     )
     interval: Interval
+    corrections: dict[Dtype, Correction] = Field(default={}, description="By dtype, from measured models.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -181,6 +193,22 @@ class CostFamily(_Table):
 def family_names() -> list[str]:
     """Names of the families that ship with edgecomp."""
     return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+def family_of(profile: DeviceProfile) -> tuple[CostFamily | None, str | None]:
+    """The constants of a device.
+
+    Returns:
+        The family and None; or None and one clause that says why there is none.
+    """
+    if profile.cost is None:
+        return None, f"the profile {profile.name} names no cost family"
+    if profile.cost.constants is not None:
+        return profile.cost.constants, None
+    name = profile.cost.family
+    if name not in family_names():
+        return None, f"there are no constants for its kernels ({name})"
+    return load_family(name), None
 
 
 @lru_cache(maxsize=32)

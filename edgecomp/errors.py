@@ -20,6 +20,7 @@
     |   +-- CommandTimeoutError   1  a command on the device did not end in time
     +-- BenchmarkError            1  the benchmark could not be run on the device
     |   +-- DeviceBusyError       1  another measurement runs there
+    |   +-- NoPythonError         1  there is no Python that the agent runs in
     |   +-- NoRuntimeError        1  no TFLite runtime works there
     +-- ProbeError                1  what a device says of itself is not enough for a profile
     +-- SetupError                1  a runtime could not be put onto a device
@@ -150,6 +151,10 @@ class CommandTimeoutError(TransportError):
 
 class BenchmarkError(EdgecompError):
     """The benchmark could not be run on the device."""
+
+
+class NoPythonError(BenchmarkError):
+    """There is no Python on the device, or one that is too old for the agent."""
 
 
 class NoRuntimeError(BenchmarkError):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edgecomp.budget import Budget, Values, Violation
 from edgecomp.cost import LatencyEstimate, energy_mj, predict
-from edgecomp.cost_families import family_names
+from edgecomp.cost_families import family_of
 from edgecomp.errors import ModelError
 from edgecomp.graph import Graph
 from edgecomp.profile import DeviceProfile
@@ -77,11 +77,7 @@ def require_estimates(profile: DeviceProfile, budget: Budget, *, is_timed: bool)
 
 
 def _why_no_estimate(profile: DeviceProfile) -> str | None:
-    if profile.cost is None:
-        return "its profile names no cost family"
-    if profile.cost.family not in family_names():
-        return f"there are no constants for its kernels ({profile.cost.family})"
-    return None
+    return "its profile names no cost family" if profile.cost is None else family_of(profile)[1]
 
 
 def values_of(

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from edgecomp.cost_families import CostFamily
 from edgecomp.errors import ProfileError, UsageError
 from edgecomp.hardware import Cpu, Memory, Name, Npu, Power, ProfileTable, Region, Text
 from edgecomp.profile_files import (
@@ -113,9 +114,20 @@ class Runtime(ProfileTable):
 
 
 class Cost(ProfileTable):
-    """Where its latency estimate comes from."""
+    """Where its latency estimate comes from: a family that ships, or constants of its own."""
 
-    family: Text = Field(description="Name of the table of kernel costs.")
+    family: Text | None = Field(default=None, description="Name of the table of kernel costs.")
+    # A machine writes them: editors need not know every key.
+    constants: Annotated[CostFamily, WithJsonSchema({"type": "object"})] | None = Field(
+        default=None, description="Kernel costs of the very board, as a calibration found them; or see `file`."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Cost:
+        if (self.family is None) == (self.constants is None):
+            both = "none of them" if self.family is None else "family, constants"
+            raise ValueError(f"cost must have one of family, file and constants, got {both}")
+        return self
 
 
 class Precisions(ProfileTable):
@@ -186,6 +198,13 @@ class DeviceProfile(ProfileTable):
         """What the profile states, as plain values."""
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
+    def with_constants(self, constants: CostFamily) -> DeviceProfile:
+        """The same device, whose latency is estimated from these constants."""
+        sources = {key: text for key, text in self.sources.items() if key.partition(".")[0] != "cost"}
+        copy = self.model_copy(update={"cost": Cost(constants=constants), "sources": sources})
+        copy._text = ""  # What the file says is no longer all of it.
+        return copy
+
     @property
     def runs_tflm(self) -> bool:
         """Whether TensorFlow Lite Micro runs the model: alone, or what an Ethos-U leaves to the processor."""
@@ -240,6 +259,10 @@ class DeviceProfile(ProfileTable):
                 alone["properties"][key] = {"required": table.pop("required")}
         region = {"additionalProperties": {"required": tables["Region"].pop("required")}}
         alone["properties"]["memory"]["properties"] = {"regions": region}
+        tables["Cost"]["properties"]["file"] = {
+            "type": "string",
+            "description": "Path from here of a file with `constants`; they are read, the path is not kept.",
+        }
         own = {
             "schema_version": schema["properties"]["schema_version"],
             "extends": {"type": "string", "description": "What it starts from: a profile's name, or a path from here."},

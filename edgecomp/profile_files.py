@@ -41,11 +41,13 @@ class Resolved:
 
     Attributes:
         layers: The file itself, then what it extends, then what that extends.
-        table: The merged table, without `extends` and `without`.
+        table: The merged table, without `extends` and `without`; constants of a cost file stand in their place.
+        cost_path: The file that the cost constants come from; None where the profile holds them, or has none.
     """
 
     layers: tuple[Layer, ...]
     table: Table
+    cost_path: Path | None = None
 
     @property
     def path(self) -> Path:
@@ -59,15 +61,16 @@ class Resolved:
 
     @property
     def text(self) -> str:
-        """The file word by word, or, where it extends another, the merged table as TOML that stands alone."""
-        if len(self.layers) == 1:
+        """The file word by word, or, where it needs other files, the merged table as TOML that stands alone."""
+        others = [*self.extends, *([] if self.cost_path is None else [self.cost_path.name])]
+        if not others:
             return self.layers[0].text
-        return f"# {self.table.get('name')}, with all that it extends ({', '.join(self.extends)}).\n" + dump_toml(
-            self.table
-        )
+        return f"# {self.table.get('name')}, with all that it needs ({', '.join(others)}).\n" + dump_toml(self.table)
 
     def stated_in(self, key: str) -> Path:
         """The file that states a dotted key; the file itself where none does."""
+        if self.cost_path is not None and f"{key}.".startswith("cost.constants."):
+            return self.cost_path
         for layer in self.layers:
             if lookup(layer.table, key) is not None:
                 return layer.path
@@ -148,11 +151,42 @@ def resolve(layer: Layer) -> Resolved:
             raise ProfileError(f"{child.path}: extends goes in a circle: {chain} -> {parent}.")
         layers.append(read_file(parent))
     table: Table = {}
+    cost_path: Path | None = None
     for item in reversed(layers):
-        table = merge(_without(table, item), item.table)
+        table, (own, path) = _without(table, item), _with_constants(item)
+        if "cost" in own:
+            # One family or another: what a file says here does not add to what another one said.
+            table, cost_path = _dropped(table, "cost"), path
+        elif "cost" not in table:
+            cost_path = None
+        table = merge(table, own)
     table.pop("extends", None)
     table.pop("without", None)
-    return Resolved(tuple(layers), table)
+    return Resolved(tuple(layers), table, cost_path)
+
+
+def _with_constants(layer: Layer) -> tuple[Table, Path | None]:
+    """The layer's table with the constants of its cost file in their place, so that it needs no file; and that file."""
+    cost = layer.table.get("cost")
+    if not isinstance(cost, dict) or "file" not in cost:
+        return layer.table, None
+    name = cost["file"]
+    if not isinstance(name, str) or not name:
+        raise ProfileError(f'{layer.path}: cost.file must be a path like "board.cost.toml", got {name!r}.')
+    if others := sorted({"family", "constants"} & set(cost)):
+        raise ProfileError(f"{layer.path}: cost must have one of family, file and constants, got file, {others[0]}.")
+    path = layer.path.parent / name
+    if not path.is_file():
+        raise ProfileError(
+            f"{layer.path}: cost.file names {name!r}, which does not exist: {path}.",
+            hint="Keep it beside the profile, or calibrate the device again.",
+        )
+    rest = {key: value for key, value in cost.items() if key != "file"}
+    table = layer.table | {"cost": rest | {"constants": read_file(path).table}}
+    sources = table.get("sources")
+    if isinstance(sources, dict) and "cost.file" in sources:
+        table["sources"] = {"cost.constants" if key == "cost.file" else key: text for key, text in sources.items()}
+    return table, path
 
 
 def _without(parent: Table, layer: Layer) -> Table:
@@ -167,9 +201,16 @@ def _without(parent: Table, layer: Layer) -> Table:
         if not isinstance(holder, dict) or last not in holder:
             raise ProfileError(f"{layer.path}: without has {key!r}, which what it extends does not state.")
         del holder[last]
-        sources = table.get("sources")
-        if isinstance(sources, dict):
-            table["sources"] = {k: text for k, text in sources.items() if k != key and not k.startswith(f"{key}.")}
+        table = _dropped(table, key)
+    return table
+
+
+def _dropped(table: Table, key: str) -> Table:
+    """The table without one at its top, and without the sources of a dotted key."""
+    sources = table.get("sources")
+    table = {name: value for name, value in table.items() if name != key}
+    if isinstance(sources, dict):
+        table["sources"] = {k: text for k, text in sources.items() if k != key and not k.startswith(f"{key}.")}
     return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecomp.budget import Budget
+from edgecomp.bundle.fitted import data_as_fitted, fitted_metric
 from edgecomp.bundle.manifest import Manifest
 from edgecomp.bundle.reader import Bundle, profile_of, read_bundle
 from edgecomp.candidates import Target
@@ -113,19 +114,16 @@ def _asked(request: RefitRequest, opened: Bundle) -> FitRequest:
     """The fit that the bundle came from, of the new model. Raises KeyError, TypeError or ValueError for nonsense."""
     manifest, profile = opened.manifest, profile_of(opened)
     report = _recipe_report(manifest)
-    pre = manifest.preprocessing
-    mean, std = request.data.mean or pre.mean, request.data.std or pre.std
-    data = replace(request.data, mean=mean, std=std, seed=manifest.seed)
-    unlabelled = request.unlabelled
+    data, unlabelled = data_as_fitted(request.data, manifest), request.unlabelled
     if unlabelled is not None:
-        unlabelled = replace(unlabelled, mean=mean, std=std, seed=manifest.seed)
+        unlabelled = replace(unlabelled, mean=data.mean, std=data.std, seed=data.seed)
     settings = TrainingSettings() if report is None else _settings(report.settings)
     return FitRequest(
         model=request.model,
         data=data,
         targets=(Target(profile, budget_from(manifest.limits), manifest.metrics["io"]),),
         out=request.out,
-        metric=request.metric or manifest.fit.get("metric") or "accuracy",
+        metric=request.metric or fitted_metric(manifest),
         confident=bool(manifest.fit.get("confident")),
         trust_code=request.trust_code,
         custom_objects=request.custom_objects,

@@ -39,13 +39,11 @@ def find_mirror() -> str:
         listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         for line in listed.splitlines():
             origin, component, address = line.split(" ", 2)
-            # Apt knows the origin only after an update.
-            is_debian = origin == "Debian" or address.rstrip("/").endswith("/debian")
-            if is_debian and component == "main" and "security" not in address:
+            if (origin, component) == ("Debian", "main") and "security" not in address:
                 return address
     raise UsageError(
         "This machine's apt sources name no Debian mirror.",
-        hint="Give one with --mirror.",
+        hint="Run `apt-get update`, or give one with --mirror.",
     )
 
 
@@ -89,7 +87,7 @@ def install_runtime(folder: Path, scratch: Path, name: str) -> None:
 
 
 def compile_modules(folder: Path) -> None:
-    """Byte code for the modules, if this Python is of their version: emulated, it would compile for 6 s."""
+    """Byte code for the modules, if this Python is of their version: emulated, that takes 5 s at every start."""
     if f"{sys.version_info.major}.{sys.version_info.minor}" != PYTHON:
         return
     places = [str(folder / f"usr/lib/python{PYTHON}"), *(str(folder / runtime.folder) for runtime in RUNTIMES.values())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -80,3 +81,14 @@ class RecordedDevice:
             output, code = (self.outputs[fact.name], 0) if fact.name in self.outputs else ("", 127)
             said.append(f"\n{mark} begin {fact.name}\n{output}\n{mark} end {code}\n")
         return CommandResult(0, "".join(said).encode(errors="surrogateescape"), b"")
+
+
+def board(name, **outputs):
+    """A recorded board, some of its outputs replaced; None takes one away."""
+    texts = load_board(name).outputs | outputs
+    return RecordedDevice({fact: text for fact, text in texts.items() if text is not None})
+
+
+def without_name(name: str) -> str:
+    """/proc/cpuinfo of a board, but for what the board calls itself."""
+    return re.sub(r"(?m)^(Hardware|Model).*$", "", load_board(name).outputs["cpuinfo"])

@@ -196,11 +196,20 @@ def children_of(pid: int) -> list[int]:
 
 
 class CuttingProxy:
-    """Hands bytes between a client and a server, until told to cut the line, or to go silent without closing it."""
+    """Hands bytes between a client and a server, until told to cut the line, or to go silent without closing it.
 
-    def __init__(self, target_port: int, *, cut_after_bytes: int | None = None) -> None:
+    Args:
+        target_port: Of the server, on loopback.
+        cut_after_bytes: Cut it when the client has sent more than so many, over all connections.
+        silent_after_bytes: Go silent then.
+    """
+
+    def __init__(
+        self, target_port: int, *, cut_after_bytes: int | None = None, silent_after_bytes: int | None = None
+    ) -> None:
         self._target_port = target_port
-        self._left_bytes = cut_after_bytes  # From the client, in all.
+        self._left_bytes = cut_after_bytes if silent_after_bytes is None else silent_after_bytes
+        self._at_the_limit = self.cut if silent_after_bytes is None else self.go_silent
         self._listener = socket.create_server((LOCALHOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -215,7 +224,7 @@ class CuttingProxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def go_silent(self) -> None:
-        """Hand nothing on any more, like a cable that was pulled."""
+        """Hand nothing on any more, like a cable that was pulled: not even that one end has closed the connection."""
         self._is_silent.set()
 
     def close(self) -> None:
@@ -253,8 +262,9 @@ class CuttingProxy:
                 if is_counted and self._left_bytes is not None:
                     self._left_bytes -= len(data)
                     if self._left_bytes < 0:
-                        self.cut()
+                        self._at_the_limit()
                 if not self._is_silent.is_set():
                     sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
+        if not self._is_silent.is_set():
+            with contextlib.suppress(OSError):
+                sink.shutdown(socket.SHUT_RDWR)

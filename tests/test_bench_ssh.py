@@ -1,78 +1,27 @@
 """`edgecomp bench` over a real SSH server, with real runtimes and real faults; nothing may be left on the device."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgecomp.bench import BenchSettings, bench_bundle
+from edgecomp.bench import bench_bundle
 from edgecomp.errors import BenchmarkError, TransportError
 from edgecomp.transports import connect
-from tests.conftest import missing, read_npz
+from tests import bench_device
+from tests.bench_device import DEVICE_PYTHONS, ENDLESS, QUICK, interpreter_of, program
+from tests.conftest import read_npz
 from tests.digits_bundle import MODELS, digit_images, golden_arrays, write_digits_bundle
-from tests.sshd import LOCALHOST, CuttingProxy, missing_tools, running_sshd, wait_until
+from tests.sshd import LOCALHOST, CuttingProxy
 
 pytestmark = pytest.mark.device
 
-ONCE = BenchSettings(
-    min_seconds=0.0, max_seconds=5.0, min_processes=1, max_processes=1, precision_ratio=0.99, passes=()
-)
-QUICK = {"settings": ONCE, "python": sys.executable}
-ENDLESS = {"settings": BenchSettings(min_seconds=600.0, max_seconds=600.0), "python": sys.executable}
-
-# The golden outputs are made by the LiteRT of this Python: the device has the same, or an older relative.
-DEVICE_PYTHONS = {
-    "ai-edge-litert": "EDGECOMP_DEVICE_PYTHON_LITERT",
-    "tflite-runtime": "EDGECOMP_DEVICE_PYTHON_TFLITE_RUNTIME",
-}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    if missing_tools():
-        missing(f"{' and '.join(missing_tools())} not installed (Debian: openssh-server, openssh-client)")
-    with running_sshd(tmp_path_factory.mktemp("sshd")) as running:
-        yield running
-
-
-@pytest.fixture
-def device(server, monkeypatch):
-    """The server; what the test did there must leave nothing behind, neither files nor processes."""
-    monkeypatch.setenv("EDGECOMP_SSH_CONFIG", str(server.config))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    yield server
-    wait_until(lambda: list(server.tmp.iterdir()) == [], "the device's folder for temporary files is empty")
-    wait_until(lambda: working_in(server.tmp) == [], "no process works in it")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return write_digits_bundle(tmp_path_factory.mktemp("bundles"))
-
-
-def working_in(folder):
-    """Processes whose working folder is below `folder`, even if it was removed since."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.readlink(entry / "cwd").startswith(f"{folder}/"):
-                    found.append(entry.name)
-            except OSError:
-                continue
-    return found
-
-
-def interpreter_of(runtime):
-    variable = DEVICE_PYTHONS[runtime]
-    if variable not in os.environ:
-        missing(f"there is no Python with {runtime} (set {variable}; `make device-venvs` makes one)")
-    return os.environ[variable]
+server = bench_device.server
+device = bench_device.device
+bundle = bench_device.bundle
 
 
 class TestRuntimes:
@@ -194,11 +143,9 @@ class TestFaults:
         for package in ("ai_edge_litert", "tflite_runtime", "tensorflow"):
             (tmp_path / package).mkdir()
             (tmp_path / package / "__init__.py").write_text(f"import os, signal\n{body}\n")
-        program = tmp_path / "python"
-        program.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec {sys.executable} "$@"\n')
-        program.chmod(0o755)
+        python = program(tmp_path / "python", f'PYTHONPATH="{tmp_path}" exec {sys.executable} "$@"')
         with connect(device.target) as transport, pytest.raises(BenchmarkError, match=message):
-            bench_bundle(bundle, transport, **QUICK | {"python": str(program)})
+            bench_bundle(bundle, transport, **QUICK | {"python": python})
 
     def test_no_python(self, device, bundle):
         with connect(device.target) as transport:
@@ -207,8 +154,6 @@ class TestFaults:
             assert bench_bundle(bundle, transport, **QUICK).golden.ok  # The connection is as good as before.
 
     def test_device_that_does_not_speak_the_protocol(self, device, bundle, tmp_path):
-        program = tmp_path / "python"
-        program.write_text("#!/bin/sh\nyes 'login: '\n")
-        program.chmod(0o755)
+        python = program(tmp_path / "python", "yes 'login: '")
         with connect(device.target) as transport, pytest.raises(BenchmarkError, match="printed 'login:' and more"):
-            bench_bundle(bundle, transport, **QUICK | {"python": str(program)})
+            bench_bundle(bundle, transport, **QUICK | {"python": python})

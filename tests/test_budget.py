@@ -142,8 +142,9 @@ class TestValuesOfACandidate:
     def test_a_trusted_timing_goes_over_the_estimate(self):
         estimate = EstimatedLatency(value=5, low=3, high=8, family="f")
         timing = {"mode": "measured", "p90": 8, "on": "it", "golden_ok": True, "num_threads": 1, "runs": 50}
-        for trusted, expected in ((True, 7), (False, 5)):
-            latency = Latency(value=7, low=6, high=8, is_profile_device=trusted, **timing)
+        for verdict, expected in (("valid", 7), ("noisy", 5), ("wrong_device", 5)):
+            trusted = verdict == "valid"
+            latency = Latency(value=7, low=6, high=8, is_profile_device=trusted, verdict=verdict, reasons=(), **timing)
             values = values_of(candidate(latency_ms=latency, estimated_latency_ms=estimate), None, confident=False)
             assert values.latency_ms == expected
             assert ("latency" in values.estimated) != trusted

@@ -46,6 +46,20 @@ flags\t\t: fpu sse2
 """
 
 
+# A Cortex-A76 of QEMU 7.2, qemu-system-aarch64 -M virt, and its AT_HWCAP, as Linux 6.1 showed them there.
+EMULATED_A76 = """processor\t: 0
+BogoMIPS\t: 125.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x4
+CPU part\t: 0xd0b
+CPU revision\t: 1
+
+"""
+EMULATED_A76_HWCAP = 0x119FFF
+
+
 def elf(machine, order="<"):
     mark = 1 if order == "<" else 2
     return b"\x7fELF\x02" + bytes([mark, 1]) + bytes(9) + struct.pack(f"{order}HH", 2, machine)
@@ -155,14 +169,15 @@ def test_a_32_bit_process_is_told_other_bits(hwcap):
 
 def test_a_machine_that_is_emulated_as_a_whole():
     compatible = "linux,dummy-virt\0"
-    emulated = PI4.replace("108.00", "125.00")
-    assert board_signs(emulated, compatible) == [
+    assert board_signs(EMULATED_A76, compatible) == [
         'the board is "linux,dummy-virt" with the timer of an emulator (BogoMIPS 125.00)'
     ]
     assert (
         board_signs(PI4.replace("108.00", "2000.00"), compatible) != []
     )  # Since QEMU 9: 1 GHz, which no Cortex-A72 has.
-    assert board_signs(emulated, "") == []
+    assert board_signs(EMULATED_A76, "") == []
+    # A real kernel runs there: its files agree with each other, and a program is run by itself.
+    assert cpuinfo_signs("aarch64", EMULATED_A76, EMULATED_A76_HWCAP) == []
     invented = PI4.replace("0xd08", "0x051").replace("CPU implementer\t: 0x41", "CPU implementer\t: 0x00")
     assert board_signs(invented, "") == ["the processor is QEMU's own, of no vendor (CPU part 0x051)"]
     tcg = X86.replace("AMD EPYC", "QEMU TCG CPU version 2.5+")

@@ -322,7 +322,7 @@ class TestInterrupted:
         assert f"{models / 'cnn.keras'}: is finished: `edgecomp explain {name}`" in told
 
     def test_what_was_finished_of_something_else_is_made_again(self, models, tmp_path):
-        """Interrupted where the second model begins, twice: then a bundle is gone; then the first model is another one."""
+        """Interrupted twice where the second model begins: a bundle is gone then; the first model is another one."""
         cnn, linear = tmp_path / "cnn.keras", tmp_path / "linear.keras"
         shutil.copy(models / "cnn.keras", cnn)
         shutil.copy(models / "linear.keras", linear)
@@ -545,11 +545,11 @@ class TestBest:
 
         elsewhere = Latency(
             value=0.001, low=0.001, high=0.001, mode="measured", p90=0.001, on="a desk", is_profile_device=False,
-            golden_ok=True, num_threads=1, runs=50,
+            golden_ok=True, verdict="wrong_device", reasons=("a desk",), num_threads=1, runs=50,
         )  # fmt: skip
         best = best_of([make(0, latency_ms=elsewhere), make(1)], "stm32l4r5")
         assert self.names(best.models) == ["linear"]
-        here = elsewhere.model_copy(update={"is_profile_device": True})
+        here = elsewhere.model_copy(update={"is_profile_device": True, "verdict": "valid", "reasons": ()})
         assert "the latency of cnn.keras is measured, that of linear.keras estimated" in (
             best_of([make(0, latency_ms=here), make(1)], "stm32l4r5").text
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecomp.bench.native import find_benchmark_model, run_benchmark_model
+from edgecomp.bench.native import NativeOptions, find_benchmark_model, run_benchmark_model
 from edgecomp.bench.native_conditions import parse_snapshot, process_report
 from edgecomp.bench.native_output import NativeProcess, NativeReport, notes_on, parse_output, refusal, unknown_flags
 from edgecomp.bench.statistics import timing_statistics
@@ -189,7 +189,7 @@ class TestSnapshot:
         found = parse_snapshot(SHELL_SAID, cores=None)
         assert found.steady.cores == (0, 1)
         assert found.steady.max_khz == {"0": 1500000}
-        assert found.steady.passive_trip_c == 75  # Not the critical one.
+        assert found.steady.passive_trips_c == {"thermal_zone0:cpu-thermal": 75}  # Not the critical one.
         moment = found.conditions
         assert (moment.khz, moment.governors) == ({"0": 600000}, ("ondemand",))
         assert moment.temperatures_c == {"thermal_zone0:cpu-thermal": 48.312}
@@ -239,7 +239,9 @@ class TestReport:
         assert (report.init_ms, report.first_ms) == (614.333, 905.463)
         assert [note.split(":")[0] for note in report.notes] == [
             "Outputs were not compared",
-            "Memory is what benchmark_model says that the model added, which it calls approximate.",
+            "It prints no single times either",
+            # 150.141 MB of its own, which are MiB.
+            "The model added 150.1 MiB of memory, by its own account, which is approximate.",
         ]
 
     def test_means_are_said_to_be_means(self):
@@ -276,8 +278,8 @@ class Device:
     def leftovers(self) -> list[str]:
         return sorted(path.name for path in self.server.tmp.iterdir())
 
-    def run(self, program: Path, **options):
-        return run_benchmark_model(self.transport, MODEL, program=str(program), **options)
+    def run(self, program: Path, options: NativeOptions | None = None, **others):
+        return run_benchmark_model(self.transport, MODEL, program=str(program), options=options, **others)
 
 
 @pytest.fixture(scope="module")
@@ -360,9 +362,8 @@ class TestOverSsh:
             name,
         )
         assert find_benchmark_model(device.transport, str(program)) == str(program)
-        device.run(
-            program, num_processes=1, num_threads=3, min_runs=7, min_seconds=0.25, max_seconds=9, use_xnnpack=False
-        )
+        options = NativeOptions(num_threads=3, min_runs=7, min_seconds=0.25, max_seconds=9, use_xnnpack=False)
+        device.run(program, options, num_processes=1)
         graph, *others = (tmp_path / "arguments").read_text().splitlines()
         digest = hashlib.sha256(MODEL).hexdigest()
         assert graph.startswith(f"--graph={device.server.tmp}/edgecomp-native-")
@@ -375,7 +376,7 @@ class TestOverSsh:
     def test_affinity(self, device, tmp_path):
         program = device.install(f"taskset -p $$ > {tmp_path}/mask\n{show('am62x_median.txt')}")
         core = min(os.sched_getaffinity(0))
-        report = device.run(program, num_processes=1, cores=[core])
+        report = device.run(program, NativeOptions(cores=(core,)), num_processes=1)
         assert int((tmp_path / "mask").read_text().rpartition(" ")[2], 16) == 1 << core
         assert report.cores == (core,)
 
@@ -398,7 +399,7 @@ class TestOverSsh:
         seen = [(one.before.temperatures_c[name], one.after.temperatures_c[name]) for one in report.conditions]
         assert seen == [(48.312, 81), (81, 81)]
         assert [one.runs for one in report.conditions] == [50, 50]
-        assert report.steady.passive_trip_c == 75
+        assert report.steady.passive_trips_c == {name: 75}
         assert report.steady.max_khz == {"0": 1500000}
 
     @pytest.mark.parametrize(
@@ -504,7 +505,7 @@ class TestOverSsh:
         fake.write_text("#!/bin/sh\necho 'taskset: not found' >&2; exit 127\n")
         fake.chmod(0o755)
         with pytest.raises(BenchmarkError, match="or what it needs is not on") as caught:
-            device.run(program, cores=[0])
+            device.run(program, NativeOptions(cores=(0,)))
         assert caught.value.hint == "Its last words: 'taskset: not found'"
         assert device.leftovers() == []
 
@@ -518,19 +519,28 @@ class TestOptions:
             ({"program": "-rf"}, "a name or a path, got '-rf'"),
             ({"program": ""}, "a name or a path"),
             ({"program": "a\nb"}, "a name or a path"),
-            ({"num_threads": 0}, "at least 1, got 0, 3 and 50"),
-            ({"num_processes": 0}, "at least 1"),
-            ({"min_runs": -1}, "at least 1"),
-            ({"min_seconds": 5, "max_seconds": 2}, "got 5 and 2"),
-            ({"max_seconds": float("inf")}, "got 1 and inf"),
-            ({"cores": []}, "from 0 on"),
-            ({"cores": [-1]}, "from 0 on"),
+            ({"num_processes": 0}, "at least 1 process, got 0"),
         ],
     )
     def test_refused(self, options, message):
         with connect("local") as transport, pytest.raises(UsageError) as caught:
             run_benchmark_model(transport, MODEL, **{"program": "benchmark_model", **options})
         assert message in caught.value.message
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_threads": 0}, "at least 1, got 0 and 50"),
+            ({"min_runs": -1}, "at least 1, got 1 and -1"),
+            ({"min_seconds": 5, "max_seconds": 2}, "got 5 and 2"),
+            ({"max_seconds": float("inf")}, "got 1 and inf"),
+            ({"cores": ()}, "from 0 on"),
+            ({"cores": (-1,)}, "from 0 on"),
+        ],
+    )
+    def test_options_that_make_no_sense(self, options, message):
+        with pytest.raises(UsageError, match=message):
+            NativeOptions(**options)
 
     def test_signal_numbers_are_those_of_a_shell(self, tmp_path):
         """128 + 11 of a local process is no exit code of its own."""

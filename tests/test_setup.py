@@ -78,6 +78,11 @@ def device(server, home, monkeypatch):
     shutil.rmtree(home / ".local", ignore_errors=True)
 
 
+def put(transport, python, folder):
+    """Set the device up with the wheels of a folder; naming the runtime saves asking pip for the other one."""
+    return setup_device(transport, python=python, runtime=TFLITE, wheels=folder)
+
+
 def data_folder(home):
     return home / ".local" / "share" / "edgecomp"
 
@@ -115,31 +120,31 @@ class TestSetup:
         assert path == str(place / "tflite_runtime" / "interpreter.py")
 
     def test_second_time_nothing_is_done(self, device, bare_python, folder, home):
-        first = setup_device(device, python=bare_python, wheels=folder)
+        first = put(device, bare_python, folder)
         written = (data_folder(home) / "runtime.json").stat().st_mtime_ns
-        again = setup_device(device, python=bare_python, wheels=folder)
+        again = put(device, bare_python, folder)
         without_wheels = setup_device(device, python=bare_python)  # Asks no index: what is there works.
         assert (again.status, without_wheels.status) == ("unchanged", "unchanged")
         assert again.folder == without_wheels.folder == first.folder
         assert (data_folder(home) / "runtime.json").stat().st_mtime_ns == written
 
     def test_other_wheels_take_its_place(self, device, bare_python, folder, home, tmp_path):
-        setup_device(device, python=bare_python, wheels=folder)
+        put(device, bare_python, folder)
         write_numpy(tmp_path)
         write_runtime(tmp_path, version="2.99.1")
-        report = setup_device(device, python=bare_python, wheels=tmp_path)
+        report = put(device, bare_python, tmp_path)
         assert (report.status, report.version) == ("installed", "2.99.1")
         assert len(list(data_folder(home).glob("runtime-*"))) == 1
 
     def test_damaged_one_is_put_right(self, device, bare_python, folder, home, tmp_path):
-        first = setup_device(device, python=bare_python, wheels=folder)
+        first = put(device, bare_python, folder)
         (Path(first.folder) / "tflite_runtime" / "interpreter.py").unlink()
-        again = setup_device(device, python=bare_python, wheels=folder)
+        again = put(device, bare_python, folder)
         assert (again.status, again.folder) == ("installed", first.folder)
         assert look(bare_python, home, tmp_path)[1].startswith(first.folder)
 
     def test_remove(self, device, bare_python, folder, home, tmp_path):
-        setup_device(device, python=bare_python, wheels=folder)
+        put(device, bare_python, folder)
         assert remove_runtime(device, python=bare_python).status == "removed"
         assert not data_folder(home).exists()
         assert remove_runtime(device, python=bare_python).status == "absent"
@@ -148,7 +153,7 @@ class TestSetup:
     def test_what_else_lies_there_stays(self, device, bare_python, folder, home):
         data_folder(home).mkdir(parents=True)
         (data_folder(home) / "notes").write_text("mine")
-        setup_device(device, python=bare_python, wheels=folder)
+        put(device, bare_python, folder)
         remove_runtime(device, python=bare_python)
         assert [path.name for path in data_folder(home).iterdir()] == ["notes"]
 
@@ -181,7 +186,7 @@ class TestPassedOver:
 
     @pytest.fixture
     def place(self, device, bare_python, folder):
-        return Path(setup_device(device, python=bare_python, wheels=folder).folder)
+        return Path(put(device, bare_python, folder).folder)
 
     def test_other_python(self, place, bare_python, home, tmp_path):
         pointer = json.loads((place.parent / "runtime.json").read_text())
@@ -226,23 +231,23 @@ class TestRuntimeThatDoesNotWork:
         write_numpy(tmp_path)
         write_runtime(tmp_path, interpreter=interpreter)
         with pytest.raises(SetupError, match=message) as caught:
-            setup_device(device, python=bare_python, wheels=tmp_path)
+            put(device, bare_python, tmp_path)
         assert "\x1b" not in str(caught.value)
         assert not (home / ".local").exists()
 
     def test_the_one_before_stays(self, device, bare_python, folder, home, tmp_path):
-        first = setup_device(device, python=bare_python, wheels=folder)
+        first = put(device, bare_python, folder)
         write_numpy(tmp_path)
         write_runtime(tmp_path, interpreter="raise ImportError('broken')")
         with pytest.raises(SetupError, match=r"tflite-runtime 2\.99\.0 does not work there: broken\. It was removed"):
-            setup_device(device, python=bare_python, wheels=tmp_path)
+            put(device, bare_python, tmp_path)
         assert look(bare_python, home, tmp_path)[1].startswith(first.folder)
 
     def test_library_that_is_missing_has_its_hint(self, device, bare_python, tmp_path):
         write_numpy(tmp_path)
         write_runtime(tmp_path, interpreter="raise ImportError('libfoo.so.1: cannot open shared object file: No such')")
         with pytest.raises(SetupError) as caught:
-            setup_device(device, python=bare_python, wheels=tmp_path)
+            put(device, bare_python, tmp_path)
         assert "has libfoo.so.1" in caught.value.hint
 
 
@@ -259,7 +264,7 @@ class TestOwnNumpy:
     @pytest.mark.parametrize("python_with_numpy", ["1.24.2"], indirect=True)
     def test_is_used_where_there_is_no_wheel(self, device, python_with_numpy, tmp_path):
         write_runtime(tmp_path / "wheels")
-        report = setup_device(device, python=python_with_numpy, wheels=tmp_path / "wheels")
+        report = put(device, python_with_numpy, tmp_path / "wheels")
         assert (report.status, report.numpy, report.own_numpy, len(report.wheels)) == ("installed", "1.24.2", True, 1)
 
     @pytest.mark.parametrize(
@@ -270,7 +275,7 @@ class TestOwnNumpy:
     def test_must_be_one_that_fits(self, device, python_with_numpy, tmp_path, message):
         write_runtime(tmp_path / "wheels")
         with pytest.raises(SetupError, match=message):
-            setup_device(device, python=python_with_numpy, runtime=TFLITE, wheels=tmp_path / "wheels")
+            put(device, python_with_numpy, tmp_path / "wheels")
 
 
 class TestNoWheels:
@@ -280,7 +285,7 @@ class TestNoWheels:
             SetupError,
             match=r"There is no wheel of tflite-runtime for Python .* in .*\. It looks for tflite_runtime-VERSION",
         ):
-            setup_device(device, python=bare_python, runtime=TFLITE, wheels=tmp_path)
+            put(device, bare_python, tmp_path)
 
     def test_damaged_wheel(self, device, bare_python, tmp_path):
         write_numpy(tmp_path)
@@ -289,7 +294,7 @@ class TestNoWheels:
         data[20_000] ^= 0xFF
         path.write_bytes(data)
         with pytest.raises(SetupError, match=r"A wheel is damaged: tflite_runtime-2\.99\.0"):
-            setup_device(device, python=bare_python, wheels=tmp_path)
+            put(device, bare_python, tmp_path)
 
     def test_no_network(self, device, bare_python, monkeypatch):
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -302,7 +307,7 @@ class TestNoWheels:
     def test_no_pip_on_this_machine(self, device, bare_python, folder, monkeypatch):
         monkeypatch.setattr(wheels.sys, "executable", bare_python)
         with pytest.raises(SetupError, match=r"has no pip, .* -m ensurepip"):
-            setup_device(device, python=bare_python, wheels=folder)
+            put(device, bare_python, folder)
 
 
 class TestNoPython:
@@ -380,14 +385,14 @@ class TestDisk:
             with pytest.raises(
                 SetupError, match=r"The disk .* is full: the runtime needs 7\.0 MiB \(2\.0 MiB are free\)"
             ):
-                setup_device(device, python=bare_python, wheels=big)
+                put(device, bare_python, big)
             assert list((home / ".local").iterdir()) == []
 
     def test_full_while_unpacking(self, device, bare_python, big, home, monkeypatch):
         monkeypatch.setattr(session, "_SPARE_BYTES", -(10**9))  # Somebody else takes the room meanwhile.
         with small_disk(home / ".local", "2m"):
             with pytest.raises(SetupError, match=r"The disk of the home folder is full: .* Nothing was left there"):
-                setup_device(device, python=bare_python, wheels=big)
+                put(device, bare_python, big)
             assert list((home / ".local").iterdir()) == []
 
     def test_read_only(self, device, bare_python, folder, home):
@@ -395,7 +400,7 @@ class TestDisk:
             small_disk(home / ".local", "2m", "ro"),
             pytest.raises(SetupError, match=r"cannot be used: Read-only file"),
         ):
-            setup_device(device, python=bare_python, wheels=folder)
+            put(device, bare_python, folder)
 
     def test_no_home_at_all(self, server, bare_python, folder, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("")
@@ -405,7 +410,7 @@ class TestDisk:
                 connect(other.target) as transport,
                 pytest.raises(SetupError, match=r"cannot be used: Not a directory"),
             ):
-                setup_device(transport, python=bare_python, wheels=folder)
+                put(transport, bare_python, folder)
 
 
 class TestInterruptions:
@@ -416,7 +421,7 @@ class TestInterruptions:
             server.trust(proxy.port)
             target = f"{server.user}@{LOCALHOST}:{proxy.port}"
             with connect(target) as transport, pytest.raises(TransportError, match="was lost"):
-                setup_device(transport, python=bare_python, wheels=tmp_path)
+                put(transport, bare_python, tmp_path)
         wait_until(lambda: not (home / ".local").exists(), "the device has removed all that it made")
 
     def test_what_a_killed_visit_left_goes_with_the_next(self, device, bare_python, home):
@@ -431,7 +436,7 @@ class TestInterruptions:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with pytest.raises(SetupError, match=r"Another setup is at work there\. Wait for it"):
-                setup_device(device, python=bare_python, wheels=folder)
+                put(device, bare_python, folder)
         finally:
             os.close(descriptor)
 
@@ -439,7 +444,7 @@ class TestInterruptions:
         pack = session.Archive.sha256.fget
         monkeypatch.setattr(session.Archive, "sha256", property(lambda self: pack(self)[::-1]))
         with pytest.raises(SetupError, match=r"The runtime did not arrive as it was sent\. Try again"):
-            setup_device(device, python=bare_python, wheels=folder)
+            put(device, bare_python, folder)
         assert not (home / ".local").exists()
 
 

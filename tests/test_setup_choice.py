@@ -1,12 +1,17 @@
 """What `edgecomp setup` decides on this machine: runtimes, tags, what pip means, and what of a wheel is sent."""
 
+import ast
 import io
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
+from edgecomp.agent.on_device import private_runtime
 from edgecomp.agent.on_device.private_runtime import abi_tag
+from edgecomp.device_setup import installer, trial
 from edgecomp.device_setup.archive import pack_wheels, place_of
 from edgecomp.device_setup.choice import RUNTIMES, choose_runtimes, platform_tags
 from edgecomp.device_setup.system import DeviceSystem, how_to_get_python
@@ -240,6 +245,24 @@ def test_how_to_get_python(os_release, is_android, first):
     hint = how_to_get_python(os_release, is_android)
     assert hint.startswith(first)
     assert "--python" in hint
+
+
+@pytest.mark.parametrize("module", [installer, private_runtime, trial], ids=lambda module: module.__name__)
+def test_what_runs_on_the_device_takes_python_3_7(module):
+    """Syntax of 3.7, and nothing but the standard library and what is sent along; the runtime is imported by name."""
+    tree = ast.parse(Path(module.__file__).read_text(), feature_version=(3, 7))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [item.name for item in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    assert imported <= set(sys.stdlib_module_names) | {"edgecomp"}
 
 
 def write_wheel(folder, name, members):

@@ -264,7 +264,7 @@ class TestArguments:
     def test_what_a_model_is_fed_is_said(self, tmp_path):
         assert read_subject(INT8).inputs == "zeros"
         bundle = read_subject(write_digits_bundle(tmp_path))
-        assert bundle.inputs == "golden samples of the bundle (32)"
+        assert bundle.inputs == "8 golden samples of the bundle"
         assert bundle.model == INT8.read_bytes()
 
     def test_the_sysroot_may_be_named_by_the_environment(self, fake_sysroot, tmp_path, monkeypatch, run_cli):
@@ -391,7 +391,7 @@ class TestModels:
         assert result.exit_code == 0, result.output
         body = json.loads(result.stdout)
         assert (body["mode"], body["unit"]) == ("simulated", "instructions")
-        assert body["inputs"] == "golden samples of the bundle (32)"
+        assert body["inputs"] == "8 golden samples of the bundle"
         # Softmax, the only kernel whose way depends on values, is a small part.
         assert body["instructions"] == pytest.approx(count(INT8, "cortex-a72").instructions, rel=0.05)
         assert not any(name.endswith("_ms") for name in body)

@@ -6,8 +6,8 @@ there is somebody to remove it. After this file's own text, stdin brings one lin
 then the contents of the files one after the other, and stays open: its end means that the host is gone.
 
 One measurement at a time: the keeper holds a lock on a file, which the kernel lets go of when the keeper ends, however
-it ends. A guardian, a second process that only waits for the end of the first, removes the folder and restores the
-governor where the keeper itself was killed.
+it ends. A guardian, a second process that only waits for the end of the first, ends the measurement, removes the folder
+and restores the governor where the keeper itself was killed.
 
 Everything said is one JSON object a line on stdout, each starting with MARK: "waiting" for the lock, "hello" with the
 folder, what the agent says, "error", and "closed" at the end.
@@ -45,9 +45,14 @@ GUARDIAN = """
 import fcntl, json, os, shutil, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
-folder, governors, lock = None, {}, None
+folder, governors, lock, group = None, {}, None, None
 for line in sys.stdin:
-    folder, governors, lock = json.loads(line)
+    folder, governors, lock, group = json.loads(line)
+if group:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
 for path, governor in governors.items():
     with open(path, "w") as stream:
         stream.write(governor)
@@ -135,6 +140,9 @@ class Keeper:
         path = lock_path()
         give_up = time.monotonic() + wait_s
         has_said = False
+        host = select.poll()
+        # Its files have not been read, so there is input in any case: only the end of it is news.
+        host.register(self._stdin.fileno(), getattr(select, "POLLRDHUP", 0))
         while True:
             descriptor = open_lock(path)
             with contextlib.suppress(BlockingIOError):
@@ -156,14 +164,16 @@ class Keeper:
             if not has_said:
                 say("waiting", holder=holder)
                 has_said = True
-            # Whoever waits must notice that the host is gone: its files have not been read, so there is input.
-            time.sleep(LOCK_POLL_S)
+            if host.poll(LOCK_POLL_S * 1000):
+                raise KeeperError("damaged", "The host is gone.")
 
     def _receive(self, files: Any) -> None:
         self._folder = tempfile.mkdtemp(prefix=PREFIX, dir=temporary_folder())  # Mode 0700.
         say("hello", folder=self._folder)
         self._guard()
         for item in files:
+            if os.path.basename(item["name"]) != item["name"] or item["name"] in ("", ".", ".."):
+                raise KeeperError("damaged", f"{item['name']!r} is no name of a file.")
             digest = hashlib.sha256()
             left = item["bytes"]
             with open(os.path.join(self._folder, item["name"]), "xb") as stream:
@@ -185,7 +195,9 @@ class Keeper:
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         if self._guardian.stdin is not None:
-            self._guardian.stdin.write(json.dumps([self._folder, self._governors, lock_path()]).encode() + b"\n")
+            group = None if self._child is None else self._child.pid
+            known = [self._folder, self._governors, lock_path(), group]
+            self._guardian.stdin.write(json.dumps(known).encode() + b"\n")
             self._guardian.stdin.flush()
 
     def _set_governor(self, governor: str | None) -> None:
@@ -215,6 +227,7 @@ class Keeper:
         self._child = child = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
         )
+        self._guard()
         threading.Thread(target=self._watch, args=(deadline,), daemon=True).start()
         has_ended = False
         for line in child.stdout or ():
@@ -241,7 +254,8 @@ class Keeper:
         os._exit(1)
 
     def _kill(self) -> None:
-        if self._child is not None and self._child.poll() is None:
+        """What it started may outlive the agent, and would disturb the next measurement."""
+        if self._child is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._child.pid, signal.SIGKILL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -20,9 +21,10 @@ from edgecomp.errors import (
     CommandTimeoutError,
     DeviceBusyError,
     EdgecompError,
+    NoPythonError,
     NoRuntimeError,
     RuntimeRefusedError,
-    TransportError,
+    UsageError,
 )
 from edgecomp.files import sha256_of
 from edgecomp.transports import CommandResult, Transport, one_line
@@ -30,10 +32,11 @@ from edgecomp.transports import CommandResult, Transport, one_line
 Progress = Callable[[str, int, int], None]
 _Result = TypeVar("_Result")
 
+_TOO_OLD = "Python 3.7 or newer is needed"
 # Read by a Python of any age, and by any login shell: one line, no quotes but these.
 _BOOT = (
     "import sys; sys.version_info < (3, 7) and sys.exit("
-    '"Python 3.7 or newer is needed, this is %d.%d" % sys.version_info[:2]); '
+    f'"{_TOO_OLD}, this is %d.%d" % sys.version_info[:2]); '
     "exec(sys.stdin.buffer.read(int(sys.argv[1])))"
 )
 # What the keeper gets beyond its own deadline to report and to tidy up.
@@ -42,6 +45,13 @@ _NO_COMMAND = (126, 127)
 # A shell's greeting is shorter; more of it is a program that is no Python.
 _MOST_NOISE_LINES = 1000
 _MOST_SAMPLES = 10_000_000
+# Some hundred times what the agent says in one line; parsed, a line takes up to twenty times its size.
+_LONGEST_LINE_CHARS = 1 << 22
+_SHORTEST_US, _LONGEST_US = 1e-3, 1e12
+# What is kept; a device that says anything else does not fill the host's memory with it.
+_OF_SESSION = ("waiting", "hello", "error", "done", "closed")
+_OF_CONFIGURATION = ("configuration", "facts", "golden", "memory", "profile")
+_NONSENSE = (ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError)
 
 
 class _Samples(BaseModel):
@@ -74,7 +84,8 @@ class Heard:
 class _Listener:
     """Takes the lines that arrive and keeps those of the protocol."""
 
-    def __init__(self, count: int, host: str, progress: Progress | None) -> None:
+    def __init__(self, count: int, rounds: int, host: str, progress: Progress | None) -> None:
+        self._most_processes = count * rounds
         self.heard = [Heard() for _ in range(count)]
         self.messages: dict[str, dict[str, Any]] = {}
         self.noise = ""
@@ -84,19 +95,22 @@ class _Listener:
         self._progress = progress
 
     def hear(self, line: str) -> None:
-        """One line of stdout. Raises ValueError, KeyError or TypeError for one that has the mark and makes no sense."""
+        """One line of stdout. Raises one of `_NONSENSE` for one that has the mark and makes no sense."""
         if not line.startswith(MARK.decode()):
             self.noise = self.noise or one_line(line, most_chars=200)
             self._noise_lines += 1
             if self._noise_lines > _MOST_NOISE_LINES:
                 raise ValueError(f"it printed {self.noise!r} and more like it")
             return
+        if len(line) > _LONGEST_LINE_CHARS:
+            raise ValueError(f"it sent a message of {len(line)} characters")
         message = json.loads(line)
         kind = str(message["type"])
         if kind == "waiting":
             self._tell(f"waiting for another measurement (process {one_line(str(message['holder']))})", 0, 0)
         if "configuration" not in message:
-            self.messages[kind] = message
+            if kind in _OF_SESSION:
+                self.messages[kind] = message
             return
         number = int(message["configuration"])
         if not 0 <= number < len(self.heard):
@@ -106,7 +120,8 @@ class _Listener:
     def _hear_of(self, heard: Heard, kind: str, message: dict[str, Any]) -> None:
         if kind == "stage":
             heard.stage = one_line(str(message["name"]))
-            self._tell(heard.stage, len(self.heard[0].processes), 0)
+            done = sum(len(one.processes) for one in self.heard)
+            self._tell(heard.stage, min(done, self._most_processes), self._most_processes)
         elif kind == "round":
             heard.processes_us.append([])
             heard.board.append([])
@@ -117,6 +132,9 @@ class _Listener:
             self._samples += len(values)
             if self._samples > _MOST_SAMPLES:
                 raise ValueError(f"it sent more than {_MOST_SAMPLES} samples")
+            wrong = next((value for value in values if not _SHORTEST_US <= value <= _LONGEST_US), None)
+            if wrong is not None:
+                raise ValueError(f"no inference takes {wrong:g} microseconds")
             heard.processes_us[-1] += values
         elif kind == "process":
             heard.processes.append(message)
@@ -125,8 +143,8 @@ class _Listener:
         elif kind == "outputs":
             heard.outputs.append(base64.b64decode(message["data"], validate=True))
         elif kind == "error":
-            heard.failed_passes[str(message["pass"])] = explain(message, self._host, heard.stage)
-        else:
+            heard.failed_passes[one_line(str(message["pass"]))] = explain(message, self._host, heard.stage)
+        elif kind in _OF_CONFIGURATION:
             heard.said[kind] = message
 
     def _tell(self, what: str, step: int, steps: int) -> None:
@@ -163,11 +181,15 @@ def converse(
         progress: Called with (what, step, steps), maybe from another thread.
 
     Raises:
-        BenchmarkError: No Python, no runtime, a crash, golden samples of another model, or nonsense from the device.
+        UsageError: A Python that makes no sense.
+        NoPythonError: There is no Python, or one that is too old.
+        BenchmarkError: No runtime, a crash, golden samples of another model, or nonsense from the device.
         DeviceBusyError: Another measurement did not end in time.
         CommandTimeoutError: It did not end in time.
         TransportError: The connection was lost.
     """
+    if not python or python.startswith("-") or not python.isprintable():
+        raise UsageError(f"A Python on the device is a name or a path, got {python!r}.")
     keeper = Path(__file__).with_name("keeper.py").read_bytes()
     agent_name, agent = agent_file()
     files = {**files, agent_name: agent, "job.json": json.dumps(job).encode()}
@@ -178,7 +200,8 @@ def converse(
         "agent": agent_name,
         "files": [{"name": name, "bytes": len(data), "sha256": sha256_of(data)} for name, data in files.items()],
     }
-    listener = _Listener(count, transport.host, progress)
+    rounds = job["rounds"] if "rounds" in job else job["max_processes"]
+    listener = _Listener(count, rounds, transport.host, progress)
     try:
         result = transport.run(
             [python, "-c", _BOOT, str(len(keeper))],
@@ -192,12 +215,21 @@ def converse(
         if "done" not in listener.messages:
             raise _silent(listener, transport.host, python, result)
         return understand(listener.heard, result)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        # pydantic's ValidationError is a ValueError: a line has the mark and is not what the agent says.
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else one_line(str(error))
-        raise BenchmarkError(f"{python} on {transport.host} does not speak the agent's protocol: {why}.") from error
+    except _NONSENSE as error:
+        raise BenchmarkError(
+            f"{python} on {transport.host} does not speak the agent's protocol: {_why(error)}."
+        ) from error
     finally:
         _sweep(transport, listener)
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a line that has the mark and is not what the agent says."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return one_line(f"{where}: {first['msg']}")
+    return one_line(f"{error} is missing" if isinstance(error, KeyError) else str(error))
 
 
 def run_session(
@@ -255,7 +287,7 @@ def explain(message: Mapping[str, Any], host: str, stage: str) -> EdgecompError:
     code = str(message["code"])
     if code == "crash":
         stage = one_line(str(message.get("stage") or stage))
-        how = describe_exit(int(message["exit_code"]))
+        how = one_line(describe_exit(int(message["exit_code"])))
         return BenchmarkError(f"{host}: The measurement ended early: {how}{f', while {stage}' if stage else ''}.")
     text = f"{host}: {one_line(str(message['message']))}"
     hint = None if message["hint"] is None else one_line(str(message["hint"]))
@@ -293,11 +325,13 @@ def _with_last_words(error: EdgecompError, result: CommandResult) -> EdgecompErr
 def _silent(listener: _Listener, host: str, python: str, result: CommandResult) -> BenchmarkError:
     """Why there was no answer at all."""
     if listener.messages or any(heard.said for heard in listener.heard):
+        signal_number = result.exit_code - 128  # As a shell and SSH tell it.
+        how = f", {describe_exit(-signal_number)}" if 0 < signal_number < signal.NSIG else ""
         return BenchmarkError(
-            f"{python} on {host} ended early (exit code {result.exit_code}).", hint=_last_words(result)
+            f"{python} on {host} ended early (exit code {result.exit_code}){how}.", hint=_last_words(result)
         )
     if result.exit_code in _NO_COMMAND:
-        return BenchmarkError(
+        return NoPythonError(
             f"There is no {python} on {host}.",
             hint="Install Python 3.7 or newer there, or name one with --python; a relative path starts in the home "
             "folder, and ~ is not expanded. `edgecomp setup` says more.",
@@ -307,9 +341,8 @@ def _silent(listener: _Listener, host: str, python: str, result: CommandResult) 
             f"{python} on {host} does not speak the agent's protocol; it printed {listener.noise!r}.",
             hint=_last_words(result),
         )
-    return BenchmarkError(
-        f"{python} on {host} did not run the agent (exit code {result.exit_code}).", hint=_last_words(result)
-    )
+    kind = NoPythonError if _TOO_OLD.encode() in result.stderr else BenchmarkError
+    return kind(f"{python} on {host} did not run the agent (exit code {result.exit_code}).", hint=_last_words(result))
 
 
 def _last_words(result: CommandResult) -> str | None:
@@ -325,6 +358,6 @@ def _sweep(transport: Transport, listener: _Listener) -> None:
         return
     folder = PurePosixPath(str(listener.messages["hello"].get("folder")))
     # The name comes from the device, and something is going to be removed there: only what a keeper makes.
-    if folder.is_absolute() and folder.name.startswith("edgecomp-agent-") and ".." not in folder.parts:
-        with contextlib.suppress(TransportError):
+    if folder.is_absolute() and re.fullmatch(r"edgecomp-agent-\w+", folder.name, re.ASCII) and ".." not in folder.parts:
+        with contextlib.suppress(EdgecompError):
             transport.run(["rm", "-rf", "--", str(folder)], timeout_s=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from edgecomp.transports import one_line
 
@@ -25,16 +25,14 @@ __all__ = [
 ]
 
 # What a device says of itself ends up in messages and on a terminal.
-Said = Annotated[str, StringConstraints(max_length=400)]
+Said = Annotated[str, BeforeValidator(lambda value: one_line(value) if isinstance(value, str) else value)]
+# No counter is longer, and sums stay finite: what computes with a figure must not fail by it.
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Real = Annotated[float, Field(ge=-1e300, le=1e300)]
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_control_characters(cls, value: object) -> object:
-        return one_line(value) if isinstance(value, str) else value
 
 
 class TriedRuntime(_Message):
@@ -52,6 +50,7 @@ class DeviceFacts(_Message):
         cpu_part_ids: "CPU part" of /proc/cpuinfo, empty on x86.
         cores: How many the measurement was allowed to use.
         kernel: Release of the operating system.
+        python, numpy: None where the measurement took no Python.
         kernel_family: Kernels that computed the outputs, by the names of the manifest; None if not known.
         tried: Runtimes that come before this one and do not work there.
         private_runtime: Folder of the runtime that `edgecomp setup` installed, where it was used.
@@ -63,11 +62,11 @@ class DeviceFacts(_Message):
     architecture: Said
     cpu_part_ids: tuple[Said, ...]
     cpu_model: Said | None
-    cores: int | None
+    cores: Whole | None
     system: Said
     kernel: Said
-    python: Said
-    numpy: Said
+    python: Said | None
+    numpy: Said | None
     runtime: Said
     runtime_version: Said | None
     kernel_family: Said | None
@@ -80,9 +79,9 @@ class DeviceFacts(_Message):
 class DelegateCoverage(_Message):
     """How many of the model's operators a delegate (XNNPACK) took over, in so many partitions."""
 
-    delegated: int
-    total: int
-    partitions: int
+    delegated: Whole
+    total: Whole
+    partitions: Whole
 
 
 class GoldenCheck(_Message):
@@ -102,18 +101,18 @@ class GoldenCheck(_Message):
     ok: bool
     rule: Literal["exact", "tolerance"]
     equal: bool
-    max_difference_lsb: float | None
-    tolerance_lsb: float | None
-    argmax_agreement: float | None
-    samples: int = Field(gt=0)
+    max_difference_lsb: Real | None
+    tolerance_lsb: Real | None
+    argmax_agreement: Real | None
+    samples: Whole = Field(gt=0)
     message: Said | None
 
 
 class Loaded(_Message):
     """Loading the model and the first inference, before any warm-up."""
 
-    init_ms: float = Field(ge=0)
-    first_ms: float = Field(ge=0)
+    init_ms: Real = Field(ge=0)
+    first_ms: Real = Field(ge=0)
     delegate: DelegateCoverage | None
 
 
@@ -125,8 +124,8 @@ class MemoryUse(_Message):
         runtime_rss_bytes: Of that, before the model was loaded.
     """
 
-    peak_rss_bytes: int | None
-    runtime_rss_bytes: int | None
+    peak_rss_bytes: Whole | None
+    runtime_rss_bytes: Whole | None
 
     @property
     def model_rss_bytes(self) -> int | None:
@@ -140,20 +139,32 @@ class OperatorTime(_Message):
     """All nodes of one type."""
 
     type: Said
-    nodes: int
-    ms: float
-    ratio: float
+    nodes: Whole
+    ms: Real
+    ratio: Real
 
 
 class OperatorProfile(_Message):
-    """Time by type of operator, of a run of its own under a profiler."""
+    """Time by type of operator, of a run of its own under a profiler.
+
+    Attributes:
+        total_ms: Mean of an inference without the profiler.
+        overhead_ms: What the profiler adds to it.
+        operators_ms: Sum of `operators`; `unaccounted_ms` is what `total_ms` is more than that. Noise may make it
+            negative.
+        containers: Types that are left out, because they hold other operators.
+    """
 
     engine: Said
     runtime_version: Said | None
-    runs: int
-    total_ms: float
+    runs: Whole
+    total_ms: Real
+    overhead_ms: Real
+    operators_ms: Real
+    unaccounted_ms: Real
     inputs: Said
     operators: tuple[OperatorTime, ...]
+    containers: tuple[Said, ...]
 
 
 class Conditions(_Message):
@@ -165,13 +176,13 @@ class Conditions(_Message):
         temperatures_c: By thermal zone.
     """
 
-    t_s: float
-    clock_s: float
-    khz: dict[Said, int]
+    t_s: Real
+    clock_s: Real
+    khz: dict[Said, Whole]
     governors: tuple[Said, ...]
-    temperatures_c: dict[Said, float]
-    load_1m: float | None
-    available_bytes: int | None
+    temperatures_c: dict[Said, Real]
+    load_1m: Real | None
+    available_bytes: Whole | None
 
 
 class Steady(_Message):
@@ -180,12 +191,12 @@ class Steady(_Message):
     Attributes:
         cores: Those that are measured on.
         max_khz: Their highest frequency.
-        passive_trip_c: Where the device begins to slow itself down.
+        passive_trips_c: By thermal zone: where the device begins to slow itself down for it.
     """
 
-    cores: tuple[int, ...]
-    max_khz: dict[Said, int]
-    passive_trip_c: float | None
+    cores: tuple[Whole, ...]
+    max_khz: dict[Said, Whole]
+    passive_trips_c: dict[Said, Real]
 
 
 class ProcessReport(_Message):
@@ -200,18 +211,18 @@ class ProcessReport(_Message):
         involuntary_switches: How often the process was taken off its core.
     """
 
-    runs: int
+    runs: Whole
     before: Conditions
     during: tuple[Conditions, ...]
     after: Conditions
-    elapsed_s: float
-    others_ratio: float | None
-    stolen_ratio: float | None
-    quota_periods: int | None
-    throttled_before: int | None
-    throttled_after: int | None
-    clock_jump_s: float
-    involuntary_switches: int | None
+    elapsed_s: Real
+    others_ratio: Real | None
+    stolen_ratio: Real | None
+    quota_periods: Whole | None
+    throttled_before: Whole | None
+    throttled_after: Whole | None
+    clock_jump_s: Real
+    involuntary_switches: Whole | None
 
 
 class ConfigurationReport(_Message):
@@ -224,17 +235,17 @@ class ConfigurationReport(_Message):
         memory, profile, outputs_npz: None where the pass was not asked for, or failed (`failed_passes` says why).
     """
 
-    num_threads: int
+    num_threads: Whole
     steady: Steady
     facts: DeviceFacts
     loaded: tuple[Loaded, ...] = Field(min_length=1)
     golden: GoldenCheck | None
-    processes_us: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    processes_us: tuple[tuple[Real, ...], ...] = Field(min_length=1)
     processes: tuple[ProcessReport, ...] = Field(min_length=1)
     memory: MemoryUse | None
     profile: OperatorProfile | None
     outputs_npz: bytes | None
-    failed_passes: dict[str, str]
+    failed_passes: dict[Said, Said]
 
 
 class SessionReport(_Message):

@@ -122,7 +122,7 @@ def _measurement(
     timing = timing_statistics(processes_us)
     facts = DeviceFacts(
         machine=hello.core, architecture=profile.cpu.architecture, cpu_part_ids=(), cpu_model=hello.core, cores=1,
-        system="none", kernel="none", python="none", numpy="none", runtime=hello.runtime,
+        system="none", kernel="none", python=None, numpy=None, runtime=hello.runtime,
         runtime_version=hello.runtime_version, kernel_family=hello.kernels, tried=(),
     )  # fmt: skip
     mismatches = _mismatches(hello, profile)
@@ -199,9 +199,7 @@ def _compare(files: BenchmarkFiles, said: BoardRound, tolerance_lsb: float) -> G
     return GoldenCheck.model_validate(compare_golden(np, pairs, is_float, is_exact, tolerance_lsb))
 
 
-def _pair(
-    expected: np.ndarray, said: BoardRound, numbers: Sequence[int], index: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _pair(expected: np.ndarray, said: BoardRound, numbers: Sequence[int], index: int) -> tuple[np.ndarray, np.ndarray]:
     """One output as golden and as answered, both of shape (samples, ...)."""
     if numbers[-1] >= len(expected):
         raise ValueError(f"golden sample {numbers[-1]} does not exist, there are {len(expected)}")

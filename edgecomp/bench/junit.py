@@ -82,7 +82,7 @@ def _add_measurement(suite: ET.Element, measurement: Measurement) -> None:
     told = ET.SubElement(case, "system-out")
     told.text = _text(
         f"p50 {timing.p50_ms:.4g} ms [{timing.low_ms:.4g}, {timing.high_ms:.4g}], p90 {timing.p90_ms:.4g} ms "
-        f"(measured, {timing.num_samples} runs in {timing.num_processes} processes): {measurement.verdict}"
+        f"(measured, {measurement.counted}): {measurement.verdict}"
     )
 
 

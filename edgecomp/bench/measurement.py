@@ -112,6 +112,18 @@ class Measurement:
         return self.timing.num_samples
 
     @property
+    def has_single_times(self) -> bool:
+        """Whether every inference was timed; else a process is one sample, and only the median means something."""
+        return self.engine != "benchmark_model"
+
+    @property
+    def counted(self) -> str:
+        """What the figures are of, in words."""
+        if self.has_single_times:
+            return f"{self.timing.num_samples} runs in {self.timing.num_processes} processes"
+        return f"{self.timing.num_processes} processes, each a sample"
+
+    @property
     def runtime(self) -> str:
         """Name of the runtime on the device."""
         return self.facts.runtime

@@ -89,7 +89,7 @@ def parse_snapshot(text: str, cores: Sequence[int] | None) -> Snapshot:
                 sorted({said["scaling_governor"] for said in by_core.values() if "scaling_governor" in said})
             ),
             temperatures_c={
-                f"{name}:{said.get('type', '?')}": int(said["temp"]) / 1000
+                _zone_name(name, said): int(said["temp"]) / 1000
                 for name, said in zones.items()
                 if said.get("temp", "").lstrip("-").isdigit()
             },
@@ -101,7 +101,7 @@ def parse_snapshot(text: str, cores: Sequence[int] | None) -> Snapshot:
             max_khz={
                 core: int(said["cpuinfo_max_freq"]) for core, said in by_core.items() if "cpuinfo_max_freq" in said
             },
-            passive_trip_c=_passive_trip_c(zones),
+            passive_trips_c=_passive_trips_c(zones),
         ),
         stolen_s=sum(stat[core][1] for core in measured if core in stat) if stat else None,
         throttled=parse_throttled(whole("firmware")),
@@ -150,12 +150,20 @@ def _zones(files: dict[str, list[str]]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _passive_trip_c(zones: dict[str, dict[str, str]]) -> float | None:
-    """The lowest temperature at which a zone begins to slow the processor down."""
-    found = []
-    for said in zones.values():
+def _zone_name(name: str, said: dict[str, str]) -> str:
+    return f"{name}:{said.get('type', '?')}"
+
+
+def _passive_trips_c(zones: dict[str, dict[str, str]]) -> dict[str, float]:
+    """By zone the lowest temperature at which the kernel begins to slow something down for it."""
+    found: dict[str, float] = {}
+    for zone, said in zones.items():
+        trips = []
         for name, value in said.items():
             limit = said.get(name.replace("_type", "_temp"), "")
             if name.startswith("trip_point_") and name.endswith("_type") and value == "passive" and limit.isdigit():
-                found.append(int(limit) / 1000)
-    return min((limit for limit in found if limit > 0), default=None)
+                trips.append(int(limit) / 1000)
+        lowest = min((limit for limit in trips if limit > 0), default=None)
+        if lowest is not None:
+            found[_zone_name(zone, said)] = lowest
+    return found

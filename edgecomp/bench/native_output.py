@@ -13,6 +13,7 @@ from statistics import median
 from typing import Literal
 
 from edgecomp.agent.reports import ProcessReport, Steady
+from edgecomp.units import format_bytes
 
 MIB = 2**20
 
@@ -201,15 +202,21 @@ def refusal(text: str) -> str | None:
 
 def notes_on(processes: Sequence[NativeProcess], use_xnnpack: bool) -> tuple[str, ...]:
     """What has to be said beside the figures, one sentence each."""
-    notes = ["Outputs were not compared: benchmark_model feeds random inputs and prints no outputs."]
+    notes = [
+        "Outputs were not compared: benchmark_model feeds random inputs and prints none. The verdict is on time alone.",
+        "It prints no single times either: each process counts as one sample, so p90, p99 and MAD are of processes.",
+    ]
     if any(process.median_us is None for process in processes):
         notes.append("Times are means: this version of benchmark_model prints no median.")
     if any(process.unknown_flags for process in processes):
         notes.append("This benchmark_model does not know --use_xnnpack: it was built without XNNPACK.")
     elif use_xnnpack and all(process.xnnpack is None for process in processes):
         notes.append("It does not say whether XNNPACK was used.")
-    if any(process.memory_bytes is not None for process in processes):
-        notes.append("Memory is what benchmark_model says that the model added, which it calls approximate.")
+    memory = [process.memory_bytes for process in processes if process.memory_bytes is not None]
+    if memory:
+        notes.append(
+            f"The model added {format_bytes(max(memory))} of memory, by its own account, which is approximate."
+        )
     return tuple(notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics as stdlib_statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from edgecomp.agent.on_device.machine import architecture_of
 from edgecomp.agent.remote import Progress
 from edgecomp.agent.reports import ConfigurationReport
 from edgecomp.bench.measurement import BenchReport, FailedMeasurement, Measurement
-from edgecomp.bench.scores import Evaluation
+from edgecomp.bench.scores import DeviceScore, Evaluation
 from edgecomp.bench.session import Subject, measure
 from edgecomp.bench.settings import BenchSettings
 from edgecomp.bench.statistics import timing_statistics
 from edgecomp.bench.verdict import conditions_notes, judge, profile_mismatches
 from edgecomp.bundle.manifest import Manifest
 from edgecomp.bundle.reader import Bundle, profile_of, read_bundle
-from edgecomp.errors import BenchmarkError, BundleError
+from edgecomp.errors import BenchmarkError, BundleError, EdgecompError
 from edgecomp.files import sha256_of
 from edgecomp.profile import DeviceProfile
 from edgecomp.transports import Transport
@@ -83,7 +83,7 @@ def bench_bundles(
         progress: Called with (what, step, steps), maybe from another thread.
 
     Returns:
-        A measurement for each bundle and number of threads; `failed` names those that could not be had.
+        A measurement for each bundle and number of threads; `failed` names those that could not be had, and scores.
 
     Raises:
         UsageError: A number that makes no sense.
@@ -98,21 +98,25 @@ def bench_bundles(
     plan: list[tuple[BenchmarkFiles, DeviceProfile, Subject]] = []
     for files in opened:
         device = profile or files.profile
-        _refuse_microcontroller(files, device)
-        for number, count in enumerate(_threads_of(device, threads)):
+        refuse_microcontroller(files, device)
+        for number, count in enumerate(threads_of(device, threads)):
             samples = evaluation.inputs_for(files.manifest) if evaluation is not None and number == 0 else None
             plan.append((files, device, _subject(files, device, count, samples)))
     report = measure(transport, [item[2] for item in plan], settings, python=python, progress=progress)
     measurements: dict[tuple[str, int], Measurement] = {}
     failed: list[FailedMeasurement] = []
-    for (files, device, subject), found in zip(plan, report.configurations, strict=True):
+    for planned, found in zip(plan, report.configurations, strict=True):
+        files, device, subject = planned
         if isinstance(found, ConfigurationReport):
-            measured = _measurement(files, device, transport.host, found, settings, evaluation)
+            measured = _measurement(files, device, transport.host, found, settings)
+            if evaluation is not None and subject.evaluate is not None:
+                try:
+                    measured = replace(measured, score=_score(files, found, evaluation))
+                except EdgecompError as error:  # The latency is known all the same.
+                    failed.append(_failed(planned, transport.host, f"There is no score. {error.message}", error.hint))
             measurements.setdefault((str(files.bundle), found.num_threads), measured)
         else:
-            failed.append(
-                FailedMeasurement(device.name, str(files.bundle), transport.host, found, None, subject.num_threads)
-            )
+            failed.append(_failed(planned, transport.host, found, None))
     return BenchReport(tuple(measurements.values()), tuple(failed))
 
 
@@ -148,7 +152,8 @@ def read_benchmark_files(bundle: Path) -> BenchmarkFiles:
     return BenchmarkFiles(opened, profile)
 
 
-def _refuse_microcontroller(files: BenchmarkFiles, device: DeviceProfile) -> None:
+def refuse_microcontroller(files: BenchmarkFiles, device: DeviceProfile) -> None:
+    """Raises BenchmarkError for a bundle that no device with an operating system can time."""
     if files.profile.kind == "mcu" or device.kind == "mcu":
         raise BenchmarkError(
             f"{files.bundle} is for a microcontroller ({files.manifest.device}): it cannot be timed on a host.",
@@ -156,7 +161,7 @@ def _refuse_microcontroller(files: BenchmarkFiles, device: DeviceProfile) -> Non
         )
 
 
-def _threads_of(device: DeviceProfile, threads: Sequence[int]) -> list[int]:
+def threads_of(device: DeviceProfile, threads: Sequence[int]) -> list[int]:
     """Each number once; all big cores of a device that has one are one thread."""
     return list(
         dict.fromkeys(1 if count == ALL_BIG_CORES and device.cpu.big_cores == 1 else count for count in threads)
@@ -175,13 +180,27 @@ def _subject(files: BenchmarkFiles, device: DeviceProfile, num_threads: int, eva
     return Subject(files.model, files.golden, made_with, num_threads, device.cpu.big_cores, evaluate)
 
 
+def _failed(
+    entry: tuple[BenchmarkFiles, DeviceProfile, Subject], host: str, why: str, hint: str | None
+) -> FailedMeasurement:
+    files, device, subject = entry
+    return FailedMeasurement(device.name, str(files.bundle), host, why, hint, subject.num_threads)
+
+
+def _score(files: BenchmarkFiles, report: ConfigurationReport, evaluation: Evaluation) -> DeviceScore:
+    if report.outputs_npz is None:
+        raise BenchmarkError(
+            f"The test samples were not answered: {report.failed_passes.get('outputs', 'it said nothing')}"
+        )
+    return evaluation.score(files.manifest, files.model, report.outputs_npz)
+
+
 def _measurement(
     files: BenchmarkFiles,
     profile: DeviceProfile,
     host: str,
     report: ConfigurationReport,
     settings: BenchSettings,
-    evaluation: Evaluation | None,
 ) -> Measurement:
     timing = timing_statistics(report.processes_us)
     mismatches = profile_mismatches(profile, report.facts)
@@ -193,11 +212,10 @@ def _measurement(
         mismatches=mismatches,
         processes=report.processes,
         steady=report.steady,
+        num_threads=report.num_threads,
     )
-    notes = [f"{name}: {why}" for name, why in report.failed_passes.items()] + list(conditions_notes(report.processes))
-    score = None
-    if evaluation is not None and report.outputs_npz is not None:
-        score = evaluation.score(files.manifest, files.model, report.outputs_npz)
+    notes = [f"{name}: {why}" for name, why in report.failed_passes.items() if name != "outputs"]
+    notes += conditions_notes(report.processes)
     return Measurement(
         device=profile.name,
         chosen=files.manifest.chosen,
@@ -216,7 +234,7 @@ def _measurement(
         delegate=report.loaded[0].delegate,
         memory=report.memory,
         profile=report.profile,
-        score=score,
+        score=None,
         facts=report.facts,
         steady=report.steady,
         conditions=report.processes,

@@ -14,7 +14,8 @@ class DeviceScore:
 
     Attributes:
         value: Of the metric, with its 95 % interval `low` to `high` (bootstrap).
-        host_value: Of the same samples by the kernels of this machine.
+        samples: How many were answered, of `test_samples` that the data has.
+        host_value: Of the same samples on this machine, by its `host_kernels`.
         agreement: Share of samples with the same answer on both; None where there is nothing to choose from.
     """
 
@@ -23,7 +24,9 @@ class DeviceScore:
     low: float
     high: float
     samples: int
+    test_samples: int
     host_value: float
+    host_kernels: str
     agreement: float | None
     mode: Literal["measured"] = "measured"
 

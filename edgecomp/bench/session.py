@@ -49,11 +49,9 @@ def measure(
     """Measure configurations on one device, in alternation.
 
     Raises:
-        UsageError: A number of threads or a Python that makes no sense.
-        BenchmarkError, RuntimeRefusedError, CommandTimeoutError, TransportError: See `agent.remote.run_session`.
+        UsageError: A number of threads that makes no sense.
+        EdgecompError: See `agent.remote.run_session`.
     """
-    if not python or python.startswith("-"):
-        raise UsageError(f"A Python on the device is a name or a path, got {python!r}.")
     for subject in subjects:
         if not 0 <= subject.num_threads <= 64:
             raise UsageError(f"Threads must be from 1 to 64, or 0 for one a core, got {subject.num_threads}.")
@@ -164,6 +162,7 @@ def time_models(
             precision_ratio=settings.precision_ratio,
             processes=item.processes,
             steady=item.steady,
+            num_threads=item.num_threads,
         )
         found[name] = ModelTiming(
             item.processes_us, timing.p50_ms, timing.low_ms, timing.high_ms, item.facts, verdict, reasons

@@ -29,7 +29,7 @@ class TimingStatistics:
     Attributes:
         p50_ms: Geometric mean of the medians of the processes, with its 95 % interval `low_ms` to `high_ms`, which
             knows the spread between processes; of one alone its median, with the interval within (see `stopping`).
-        p90_ms, p99_ms, min_ms: Of all samples together.
+        mean_ms, p90_ms, p99_ms, min_ms: Of all samples together.
         mad_ms: Median absolute deviation of the samples from the median of their process.
         half_width_ratio: Half of the interval relative to p50_ms: 0.01 is -+ 1 %.
         between_ratio: Standard deviation of the medians of processes, relative; None of one process alone.
@@ -43,6 +43,7 @@ class TimingStatistics:
     p50_ms: float
     low_ms: float
     high_ms: float
+    mean_ms: float
     p90_ms: float
     p99_ms: float
     min_ms: float
@@ -73,6 +74,7 @@ def timing_statistics(processes_us: Sequence[Sequence[float]]) -> TimingStatisti
         p50_ms=_ms(center),
         low_ms=_ms(low),
         high_ms=_ms(high),
+        mean_ms=_ms(float(together.mean())),
         p90_ms=percentile_ms(together, 90),
         p99_ms=percentile_ms(together, 99),
         min_ms=_ms(float(together.min())),

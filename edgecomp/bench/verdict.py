@@ -5,7 +5,7 @@ Thresholds and where they come from are in docs/bench.md. Everything that is wro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from edgecomp.agent.reports import Conditions, DeviceFacts, GoldenCheck, ProcessReport, Steady
@@ -22,7 +22,9 @@ FULL_SPEED = 0.95
 HOT_C = 80.0
 WARMING_C = 10.0
 TAIL_RATIO = 3.0
+STALL_RATIO = 1.25
 OUTLIER_RATIO = 0.1
+DRIFT_RATIO = 0.05
 CLOCK_JUMP_S = 1.0
 
 # Documented bits of `vcgencmd get_throttled`: now, and at some time since the last boot.
@@ -43,6 +45,7 @@ def judge(
     mismatches: Sequence[str] = (),
     processes: Sequence[ProcessReport] = (),
     steady: Steady | None = None,
+    num_threads: int = 1,
 ) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict on one configuration, and one clause for everything that speaks against it.
 
@@ -54,11 +57,12 @@ def judge(
         mismatches: In what the machine is not the profile's device; see `profile_mismatches`.
         processes: What was seen of the fresh processes; empty where nobody watches (a board without a system).
         steady: What does not change of the device; None likewise.
+        num_threads: So many cores are kept busy; others may rest.
     """
     findings = [
         *_outputs(golden),
         *_device(facts, mismatches),
-        *_throttled(processes, steady),
+        *_throttled(processes, steady, num_threads),
         *_contended(processes),
         *_noisy(statistics, precision_ratio),
         *_changing(processes),
@@ -80,8 +84,8 @@ def profile_mismatches(profile: DeviceProfile, facts: DeviceFacts) -> tuple[str,
 
 
 def _outputs(golden: GoldenCheck | None) -> Iterable[Finding]:
-    if golden is not None and golden.message is not None:
-        yield "wrong_output", golden.message.rstrip(".")
+    if golden is not None and not golden.ok:
+        yield "wrong_output", (golden.message or "The outputs are not the golden ones").rstrip(".")
 
 
 def _device(facts: DeviceFacts, mismatches: Sequence[str]) -> Iterable[Finding]:
@@ -91,7 +95,7 @@ def _device(facts: DeviceFacts, mismatches: Sequence[str]) -> Iterable[Finding]:
         yield "wrong_device", f"not the profile's device: {mismatch}"
 
 
-def _throttled(processes: Sequence[ProcessReport], steady: Steady | None) -> Iterable[Finding]:
+def _throttled(processes: Sequence[ProcessReport], steady: Steady | None, num_threads: int) -> Iterable[Finding]:
     bits = _firmware_bits(processes)
     if bits:
         yield "throttled", f"the firmware says {', '.join(bits)}"
@@ -100,11 +104,12 @@ def _throttled(processes: Sequence[ProcessReport], steady: Steady | None) -> Ite
         yield "throttled", f"the CPU quota of its control group was used up in {periods} periods"
     if steady is None:
         return
-    yield from _frequencies(processes, steady)
-    highest = max((max(moment.temperatures_c.values(), default=0.0) for moment in _moments(processes)), default=0.0)
-    limit = HOT_C if steady.passive_trip_c is None else min(HOT_C, steady.passive_trip_c)
-    if highest >= limit:
-        yield "throttled", f"{highest:.0f} °C, and it slows down from {limit:.0f} °C"
+    yield from _frequencies(processes, steady.max_khz, num_threads)
+    for zone, seen in _temperatures(processes).items():
+        # Where the kernel says when it slows down for a zone that holds, for skin and battery too.
+        limit = steady.passive_trips_c.get(zone, HOT_C)
+        if max(seen) >= limit:
+            yield "throttled", f"{zone} reached {max(seen):.0f} °C, and it slows down from {limit:.0f} °C"
 
 
 def _firmware_bits(processes: Sequence[ProcessReport]) -> list[str]:
@@ -121,20 +126,31 @@ def _firmware_bits(processes: Sequence[ProcessReport]) -> list[str]:
     return list(found)
 
 
-def _frequencies(processes: Sequence[ProcessReport], steady: Steady) -> Iterable[Finding]:
-    """A core that is slower while it is timed than it was before, or than it could be."""
-    for core, highest in steady.max_khz.items():
-        seen = [moment.khz[core] for process in processes for moment in process.during if core in moment.khz]
-        if not seen or not highest:
-            continue
-        if min(seen) < (1 - FREQUENCY_DROP) * max(seen):
-            yield "throttled", f"core {core} went from {max(seen) / 1000:.0f} to {min(seen) / 1000:.0f} MHz"
-            return
-        if max(seen) < FULL_SPEED * highest:
-            governors = {name for process in processes for name in process.after.governors}
-            why = f" (governor {', '.join(sorted(governors))})" if governors else ""
-            yield "throttled", f"core {core} ran at {max(seen) / 1000:.0f} of {highest / 1000:.0f} MHz{why}"
-            return
+def _frequencies(processes: Sequence[ProcessReport], max_khz: Mapping[str, int], num_threads: int) -> Iterable[Finding]:
+    """Cores that are slower while they are timed than at another time, or than they could be.
+
+    With one thread on four cores of clocks of their own three of them rest: of each moment as many count as there are
+    threads, the fastest.
+    """
+    busy: list[tuple[float, int, str]] = []  # Of its highest frequency, that frequency, core.
+    for process in processes:
+        for moment in process.during:
+            shares = [
+                (khz / max_khz[core], max_khz[core], core) for core, khz in moment.khz.items() if max_khz.get(core)
+            ]
+            busy += sorted(shares, reverse=True)[:num_threads]
+    if not busy:
+        return
+    (low, low_khz, core), (high, high_khz, _) = min(busy), max(busy)
+    if low < (1 - FREQUENCY_DROP) * high:
+        yield (
+            "throttled",
+            f"core {core} ran at {low * low_khz / 1000:.0f} MHz, at another time at {high * high_khz / 1000:.0f}",
+        )
+    elif high < FULL_SPEED:
+        governors = {name for process in processes for moment in process.during for name in moment.governors}
+        why = f" (governor {', '.join(sorted(governors))})" if governors else ""
+        yield "throttled", f"core {core} ran at {low * low_khz / 1000:.0f} of {low_khz / 1000:.0f} MHz{why}"
 
 
 def _contended(processes: Sequence[ProcessReport]) -> Iterable[Finding]:
@@ -157,8 +173,19 @@ def _noisy(statistics: TimingStatistics, precision_ratio: float) -> Iterable[Fin
     far = statistics.num_outliers / statistics.num_samples
     if statistics.p99_ms > TAIL_RATIO * statistics.p50_ms:
         yield "noisy", f"1 in 100 inferences takes {statistics.p99_ms / statistics.p50_ms:.1f} times the median or more"
-    elif far > OUTLIER_RATIO:
+    if statistics.mean_ms > STALL_RATIO * statistics.p50_ms:
+        # A process that is stopped time and again, as by a quota: too few of many short inferences to be 1 in 100.
+        yield "noisy", f"an inference takes {statistics.mean_ms / statistics.p50_ms:.1f} times the median on average"
+    if far > OUTLIER_RATIO:
         yield "noisy", f"{far:.0%} of the inferences are far from the median"
+    drift = statistics.drift_ratio
+    if drift is not None and abs(drift) > DRIFT_RATIO:
+        # A clock that sinks where nobody tells frequency or temperature, or a warm-up that was too short.
+        yield (
+            "noisy",
+            f"inferences became {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} within a process: measure "
+            "--sustained",
+        )
 
 
 def _changing(processes: Sequence[ProcessReport]) -> Iterable[Finding]:
@@ -167,11 +194,9 @@ def _changing(processes: Sequence[ProcessReport]) -> Iterable[Finding]:
     if len(governors) > 1:
         names = sorted({name for group in governors for name in group})
         yield "noisy", f"the governor changed meanwhile ({', '.join(names)})"
-    zones = {zone for moment in _moments(processes) for zone in moment.temperatures_c}
-    for zone in sorted(zones):
-        seen = [moment.temperatures_c[zone] for moment in _moments(processes) if zone in moment.temperatures_c]
-        if seen[-1] - seen[0] > WARMING_C:
-            yield "noisy", f"{zone} went from {seen[0]:.0f} to {seen[-1]:.0f} °C: measure --sustained, or let it cool"
+    for zone, seen in _temperatures(processes).items():
+        if max(seen) - seen[0] > WARMING_C:
+            yield "noisy", f"{zone} went from {seen[0]:.0f} to {max(seen):.0f} °C: measure --sustained, or let it cool"
             return
 
 
@@ -186,6 +211,16 @@ def conditions_notes(processes: Sequence[ProcessReport]) -> tuple[str, ...]:
 
 def _moments(processes: Sequence[ProcessReport]) -> list[Conditions]:
     return [moment for process in processes for moment in (process.before, *process.during, process.after)]
+
+
+def _temperatures(processes: Sequence[ProcessReport]) -> dict[str, list[float]]:
+    """By zone, in order; without that of the power chip, of which NVIDIA's boards say 100 °C at any time."""
+    found: dict[str, list[float]] = {}
+    for moment in _moments(processes):
+        for zone, value in moment.temperatures_c.items():
+            if "pmic" not in zone.lower():
+                found.setdefault(zone, []).append(value)
+    return dict(sorted(found.items()))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

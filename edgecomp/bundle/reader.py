@@ -70,6 +70,9 @@ def read_bundle(path: Path) -> Bundle:
             hint="It may come from another version of edgecomp: make the bundle again.",
         ) from error
     for name in sorted(manifest.files.keys() | files.keys()):
+        # They are written under these names, here and on devices.
+        if Path(name).name != name or name == ".." or not name.isprintable():
+            raise BundleError(f"{path}: {name!r} is no plain file name.")
         if name not in files:
             raise BundleError(f"{path}: {name} is missing.")
         if name not in manifest.files:

@@ -11,7 +11,8 @@ import itertools
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import nnls
@@ -19,6 +20,8 @@ from scipy.optimize import nnls
 from edgecomp.cost_measured import Groups, Key, counts
 from edgecomp.cost_work import OperatorWork
 from edgecomp.errors import BenchmarkError
+
+Delegate = Literal["xnnpack"] | None
 
 # What kernels compute at once, by the sources of XNNPACK: 4 to 32 output channels; 1 to 16 products at a time.
 _OUTPUTS, _CHANNELS = (4, 8, 16, 32), (1, 2, 4, 8, 16)
@@ -78,7 +81,7 @@ class Fit:
 
     groups: Mapping[str, Groups]
     constants_us: Mapping[Key, float]
-    delegate: str | None = None
+    delegate: Delegate = None
 
     def predicted_us(self, work: Sequence[OperatorWork]) -> float:
         """Time of one inference."""
@@ -87,7 +90,7 @@ class Fit:
         )
 
 
-def fit(timings: Sequence[Timing], dtypes: Sequence[str], delegate: str | None) -> Fit:
+def fit(timings: Sequence[Timing], dtypes: Sequence[str], delegate: Delegate) -> Fit:
     """Find the constants; the groups of channels are those, of a few that kernels have, that explain the times best.
 
     Args:
@@ -98,47 +101,53 @@ def fit(timings: Sequence[Timing], dtypes: Sequence[str], delegate: str | None) 
     Raises:
         BenchmarkError: There are too few models.
     """
-    if len(timings) < 2:
-        raise BenchmarkError(f"{len(timings)} models are too few for a fit.")
-    problem = _Problem(timings, delegate)
-    chosen = dict.fromkeys(dtypes, Groups())
-    # The dtypes hardly depend on each other: one after the other, twice, instead of all combinations.
-    for dtype in [*dtypes, *dtypes]:
-        options = [{**chosen, dtype: Groups(*pair)} for pair in itertools.product(_OUTPUTS, _CHANNELS)]
-        chosen = min(options, key=lambda option: problem.solved(option)[1])
-    return Fit(chosen, problem.solved(chosen)[0], delegate)
+    return _Problem(timings, dtypes, delegate).fit(range(len(timings)))
 
 
-@dataclass
 class _Problem:
-    """Models to fit; their counts are kept by group."""
+    """Models to fit, with what they count for kept by groups: fits without one model or another ask for the same."""
 
-    timings: Sequence[Timing]
-    delegate: str | None
-    _kept: dict[tuple[int, tuple[tuple[str, Groups], ...]], dict[Key, float]] = field(default_factory=dict)
+    def __init__(self, timings: Sequence[Timing], dtypes: Sequence[str], delegate: Delegate) -> None:
+        self._work = [item.work for item in timings]
+        self._times_us = np.array([item.time_us for item in timings])
+        self._weights = 1 / (self._times_us * [math.hypot(_FORMULA_SD, item.noise) for item in timings])
+        self._dtypes, self._delegate = tuple(dtypes), delegate
+        self._kept: dict[tuple[Groups, ...], tuple[list[Key], np.ndarray]] = {}
 
-    def solved(self, groups: Mapping[str, Groups]) -> tuple[dict[Key, float], float]:
+    def fit(self, rows: Sequence[int]) -> Fit:
+        """To some of the models, by their places."""
+        if len(rows) < 2:
+            raise BenchmarkError(f"{len(rows)} models are too few for a fit.")
+        pairs = [Groups(*pair) for pair in itertools.product(_OUTPUTS, _CHANNELS)]
+        chosen = (Groups(),) * len(self._dtypes)
+        # The dtypes hardly depend on each other: one after the other, twice, instead of all combinations.
+        for place in [*range(len(chosen))] * 2:
+            options = [(*chosen[:place], pair, *chosen[place + 1 :]) for pair in pairs]
+            chosen = min(options, key=lambda option: self._solved(option, rows)[1])
+        return Fit(self._by_dtype(chosen), self._solved(chosen, rows)[0], self._delegate)
+
+    def _solved(self, groups: tuple[Groups, ...], rows: Sequence[int]) -> tuple[dict[Key, float], float]:
         """The constants, and the sum of squares that is left."""
-        rows = [self._counts(number, groups) for number in range(len(self.timings))]
-        keys = sorted({key for row in rows for key in row})
-        scale = np.array([1 / (item.time_us * math.hypot(_FORMULA_SD, item.noise)) for item in self.timings])
-        matrix = np.array([[row.get(key, 0.0) for key in keys] for row in rows]) * scale[:, np.newaxis]
+        keys, numbers = self._counts(groups)
+        matrix = numbers[rows] * self._weights[rows, np.newaxis]
         # Columns of one size: counts range from a single call to millions of MACs.
-        size = np.maximum(np.abs(matrix).max(axis=0), np.finfo(float).tiny)
-        found, rest = nnls(matrix / size, scale * [item.time_us for item in self.timings])
+        size = np.maximum(matrix.max(axis=0), np.finfo(float).tiny)
+        found, rest = nnls(matrix / size, self._times_us[rows] * self._weights[rows])
         return dict(zip(keys, (found / size).tolist(), strict=True)), float(rest)
 
-    def _counts(self, number: int, groups: Mapping[str, Groups]) -> dict[Key, float]:
-        work = self.timings[number].work
-        # Only the dtypes of a model matter to it; another dtype's groups do not make it new.
-        met = {item.dtype for item in work}
-        kept = (number, tuple(pair for pair in groups.items() if pair[0] in met or pair[0] == "int8"))
-        if kept not in self._kept:
-            self._kept[kept] = _total(work, groups, self.delegate)
-        return self._kept[kept]
+    def _counts(self, groups: tuple[Groups, ...]) -> tuple[list[Key], np.ndarray]:
+        """Keys, and what every model counts for, shape (models, keys)."""
+        if groups not in self._kept:
+            totals = [_total(work, self._by_dtype(groups), self._delegate) for work in self._work]
+            keys = sorted({key for total in totals for key in total})
+            self._kept[groups] = keys, np.array([[total.get(key, 0.0) for key in keys] for total in totals])
+        return self._kept[groups]
+
+    def _by_dtype(self, groups: tuple[Groups, ...]) -> dict[str, Groups]:
+        return dict(zip(self._dtypes, groups, strict=True))
 
 
-def _total(work: Sequence[OperatorWork], groups: Mapping[str, Groups], delegate: str | None) -> dict[Key, float]:
+def _total(work: Sequence[OperatorWork], groups: Mapping[str, Groups], delegate: Delegate) -> dict[Key, float]:
     total: dict[Key, float] = {}
     for count in counts(work, groups, delegate):
         for key, number in count.items():
@@ -147,7 +156,7 @@ def _total(work: Sequence[OperatorWork], groups: Mapping[str, Groups], delegate:
 
 
 def left_out_errors(
-    timings: Sequence[Timing], left_out: Collection[str], dtypes: Sequence[str], delegate: str | None
+    timings: Sequence[Timing], left_out: Collection[str], dtypes: Sequence[str], delegate: Delegate
 ) -> dict[str, float]:
     """ln(predicted / timed) of some models, each by a fit of all the others: its groups, too, are chosen without it.
 
@@ -157,11 +166,12 @@ def left_out_errors(
         dtypes: As for `fit`.
         delegate: As for `fit`.
     """
+    problem = _Problem(timings, dtypes, delegate)
     errors = {}
-    for item in timings:
+    for place, item in enumerate(timings):
         if item.name in left_out:
-            others = [other for other in timings if other.name != item.name]
-            found = fit(others, dtypes, delegate).predicted_us(item.work)
+            others = [other for other in range(len(timings)) if other != place]
+            found = problem.fit(others).predicted_us(item.work)
             # Nothing in the others says that it takes any time: wrong by more than anything that is kept.
             errors[item.name] = math.log(found / item.time_us) if found > 0 else -math.inf
     return errors

@@ -9,7 +9,7 @@ from typing import Any
 from edgecomp.compress._factorize import Method
 from edgecomp.compress._footprint import packs_codebooks
 from edgecomp.cost import estimate
-from edgecomp.cost_families import family_names, load_family
+from edgecomp.cost_families import family_of
 from edgecomp.cost_work import OperatorWork, WorkKind
 from edgecomp.profile import DeviceProfile, Precision
 
@@ -108,9 +108,9 @@ def operators(geometry: Geometry, method: Method | None = None, ranks: Sequence[
 
 def latency_ms(parts: Sequence[Operator], profile: DeviceProfile | None) -> float | None:
     """Estimated time of operators on one core, None where the device has no cost model for them."""
-    if profile is None or profile.cost is None or profile.cost.family not in family_names():
+    family = None if profile is None else family_of(profile)[0]
+    if profile is None or family is None:
         return None
-    family = load_family(profile.cost.family)
     core, _ = family.core(profile.cpu.core, profile.cpu.architecture)
     is_integer = Precision.INT8 in profile.precisions.supported
     work = [_work(part, call, is_integer) for part in parts for call in part.calls]
@@ -135,4 +135,5 @@ def _work(part: Operator, call: tuple[Size, Size], is_integer: bool) -> Operator
         channels=part.outputs,
         elements=max(read, written),
         bytes=(part.weights + read + written) * (1 if is_integer else 4) + part.outputs * _BIAS_BYTES,
+        taps=part.height * part.width,
     )

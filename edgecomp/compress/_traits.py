@@ -18,9 +18,9 @@ def device_traits(technique: str, profile: DeviceProfile | None) -> list[Any]:
     if technique in ("structured_prune", "distill"):
         traits += channel_multiple(profile)
     elif technique == "low_rank":
-        family = None if profile.cost is None else profile.cost.family
+        cost = None if profile.cost is None else profile.cost.model_dump(mode="json", exclude_unset=True)
         is_integer = Precision.INT8 in profile.precisions.supported
-        traits += [family, profile.cpu.core, profile.cpu.clock_hz, is_integer]
+        traits += [cost, profile.cpu.core, profile.cpu.clock_hz, is_integer]
     elif technique == "qat":
         traits += [profile.runtime.name, sorted(profile.runtime.int4_weight_operators)]
     elif technique != "cluster":

@@ -15,7 +15,7 @@ from pathlib import Path
 from edgecomp.device_setup.archive import Archive, pack_wheels
 from edgecomp.device_setup.choice import RUNTIMES, Choice, choose_runtimes
 from edgecomp.device_setup.session import DeviceSession, Trial
-from edgecomp.device_setup.system import DeviceSystem
+from edgecomp.device_setup.system import DeviceSystem, Installed
 from edgecomp.device_setup.wheels import NoWheelError, Wheels, fetch_wheels
 from edgecomp.errors import SetupError, UsageError
 from edgecomp.transports import Transport, one_line
@@ -94,30 +94,23 @@ def setup_device(
     tell("asking the device", 0, _STEPS)
     system = session.ask()
     choices = choose_runtimes(system, runtime, has_own_wheels=wheels is not None)
-    if wheels is None:
-        tell("trying what is there", 0, _STEPS)
-        unchanged = _unchanged(transport.host, session, system, runtime)
-        if unchanged is not None:
-            return unchanged
+    if wheels is None and (trial := _try_current(session, system, runtime, tell)):
+        return _report(transport.host, "unchanged", system, system.current, trial)
     with tempfile.TemporaryDirectory(prefix="edgecomp-wheels-") as folder:
         tell("choosing wheels", 1, _STEPS)
         choice, found = _fetch(choices, system, Path(folder), wheels)
         tell("unpacking wheels", 2, _STEPS)
         archive = pack_wheels(found.paths)
-    pointer = _pointer(choice, found, system, archive)
-    is_there = system.current is not None and system.current.get("folder") == pointer["folder"]
-    if is_there:
-        unchanged = _unchanged(transport.host, session, system, choice.runtime.name)
-        if unchanged is not None:
-            return unchanged
+    installed = _installed(choice, found, system, archive)
+    is_there = system.current is not None and system.current.folder == installed.folder
+    if is_there and (trial := _try_current(session, system, installed.runtime, tell)):
+        return _report(transport.host, "unchanged", system, system.current, trial)
     tell("sending and trying it", 3, _STEPS)
-    trial = session.install(archive, choice.runtime.package, pointer)
+    trial = session.install(archive, choice.runtime.package, installed)
     if trial.problem is not None:
         raise _does_not_work(transport.host, choice.runtime.name, found, trial)
     tell("done", _STEPS, _STEPS)
-    return _report(
-        transport.host, "installed", system, pointer, trial, why=choice.why, archive=archive,
-    )  # fmt: skip
+    return _report(transport.host, "installed", system, installed, trial, why=choice.why, archive=archive)
 
 
 def remove_runtime(transport: Transport, *, python: str = "python3") -> SetupReport:
@@ -140,18 +133,17 @@ def _check_options(python: str, wheels: Path | None) -> None:
         raise UsageError(f"{wheels} is no folder with wheels (*.whl).", hint="`pip download` fills one.")
 
 
-def _unchanged(host: str, session: DeviceSession, system: DeviceSystem, runtime: str | None) -> SetupReport | None:
-    """The report, where the current runtime is the one wanted, for this very Python, and works."""
+def _try_current(session: DeviceSession, system: DeviceSystem, runtime: str | None, tell: Progress) -> Trial | None:
+    """How the current runtime does, where it is the one wanted, for this very Python, and works; else None."""
     current = system.current
-    if current is None or runtime not in (None, current["runtime"]):
+    if current is None or runtime not in (None, current.runtime):
         return None
-    if (current["abi"], current["architecture"]) != (system.abi, system.architecture):
+    package = next((item.package for item in RUNTIMES if item.name == current.runtime), None)
+    if package is None or (current.abi, current.architecture) != (system.abi, system.architecture):
         return None
-    package = next((item.package for item in RUNTIMES if item.name == current["runtime"]), None)
-    if package is None:
-        return None
+    tell("trying what is there", 0, _STEPS)
     trial = session.check(package)
-    return _report(host, "unchanged", system, current, trial) if trial.problem is None else None
+    return trial if trial.problem is None else None
 
 
 def _fetch(
@@ -171,16 +163,16 @@ def _fetch(
     raise SetupError(" ".join(error.message for error in refusals), hint=refusals[-1].hint)
 
 
-def _pointer(choice: Choice, found: Wheels, system: DeviceSystem, archive: Archive) -> dict[str, object]:
-    return {
-        "folder": f"runtime-{archive.digest[:16]}",
-        "runtime": choice.runtime.name,
-        "version": found.version,
-        "abi": system.abi,
-        "architecture": system.architecture,
-        "own_numpy": found.own_numpy is not None,
-        "wheels": [path.name for path in found.paths],
-    }
+def _installed(choice: Choice, found: Wheels, system: DeviceSystem, archive: Archive) -> Installed:
+    return Installed(
+        folder=f"runtime-{archive.digest[:16]}",
+        runtime=choice.runtime.name,
+        version=found.version,
+        abi=system.abi,
+        architecture=system.architecture,
+        own_numpy=found.own_numpy is not None,
+        wheels=tuple(path.name for path in found.paths),
+    )
 
 
 def _does_not_work(host: str, runtime: str, found: Wheels, trial: Trial) -> SetupError:
@@ -198,33 +190,27 @@ def _report(
     host: str,
     status: str,
     system: DeviceSystem,
-    pointer: dict[str, object] | None,
+    installed: Installed | None,
     trial: Trial | None,
     *,
     why: str | None = None,
     archive: Archive | None = None,
 ) -> SetupReport:
-    known = pointer or {}
-    wheels = known.get("wheels")
     return SetupReport(
         host=host,
         status=status,
-        runtime=_text(known.get("runtime")),
-        version=_text(known.get("version")),
+        runtime=installed.runtime if installed else None,
+        version=installed.version if installed else None,
         why=why,
-        numpy=None if trial is None else _text(trial.numpy),
-        own_numpy=known.get("own_numpy") is True,
-        folder=None if pointer is None else one_line(f"{system.folder}/{pointer['folder']}"),
+        numpy=one_line(trial.numpy) if trial and trial.numpy else None,
+        own_numpy=installed is not None and installed.own_numpy,
+        folder=one_line(f"{system.folder}/{installed.folder}") if installed else None,
         python=one_line(system.python),
         abi=system.abi,
         architecture=system.architecture,
         libc=one_line(system.libc),
-        wheels=tuple(one_line(str(name)) for name in wheels) if isinstance(wheels, list) else (),
+        wheels=tuple(one_line(name) for name in installed.wheels) if installed else (),
         dropped=archive.dropped if archive else (),
         sent_bytes=len(archive.data) if archive else None,
         tree_bytes=archive.tree_bytes if archive else None,
     )
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else one_line(str(value))

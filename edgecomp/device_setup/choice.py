@@ -166,7 +166,9 @@ def _check_published(system: DeviceSystem) -> None:
         )
     if system.glibc is None:
         name = {"musl": "musl (Alpine, OpenWrt)", "bionic": "Android's own libc"}.get(system.libc, "an unknown libc")
-        raise SetupError(f"There is no wheel for {name}: all need glibc.", hint=what_exists())
+        # See docs/bench-engines.md.
+        hint = f"{what_exists()} A native benchmark_model can be timed there without any of them."
+        raise SetupError(f"There is no wheel for {name}: all need glibc.", hint=hint)
 
 
 def _why(runtime: Runtime, wanted: str | None, refusals: list[str]) -> str:

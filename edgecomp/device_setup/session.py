@@ -14,7 +14,7 @@ import edgecomp.agent
 from edgecomp.agent.on_device.protocol import MARK
 from edgecomp.agent.remote import describe_exit
 from edgecomp.device_setup.archive import Archive
-from edgecomp.device_setup.system import DeviceSystem, how_to_get_python
+from edgecomp.device_setup.system import DeviceSystem, Installed, how_to_get_python
 from edgecomp.errors import SetupError, TransportError
 from edgecomp.transports import CommandResult, Transport, one_line
 from edgecomp.units import format_bytes
@@ -101,19 +101,19 @@ class DeviceSession:
         """Try the runtime that is there."""
         return self._trial(self._talk("check", {"trial": _trial(package)}, b"", _TRIAL_S + _ASK_S))
 
-    def install(self, archive: Archive, package: str, pointer: Mapping[str, object]) -> Trial:
+    def install(self, archive: Archive, package: str, installed: Installed) -> Trial:
         """Send a runtime; it becomes the current one only if it works there.
 
         Args:
             archive: Its files.
             package: What is imported.
-            pointer: What is to be written into `runtime.json`.
+            installed: What `runtime.json` is to say.
         """
         header = {
             "archive_bytes": len(archive.data),
             "archive_sha256": archive.sha256,
             "needed_bytes": archive.tree_bytes + _SPARE_BYTES,
-            "pointer": dict(pointer),
+            "pointer": installed.model_dump(mode="json"),
             "trial": _trial(package),
         }
         # Unpacking onto a slow SD card takes its time, too.

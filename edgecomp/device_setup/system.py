@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgecomp.agent.on_device.machine import architecture_of
+
+
+class Installed(BaseModel):
+    """A private runtime, as `runtime.json` on the device names it.
+
+    Attributes:
+        folder: Its name beside `runtime.json`.
+        runtime, version: Of the distribution.
+        abi, architecture: The Python that it is for.
+        own_numpy: It works with the device's own numpy, for want of a wheel.
+        wheels: Names of the files that it was made from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    folder: str = Field(pattern=r"^runtime-\w{1,64}$")
+    runtime: str = Field(pattern=r"^[\w.-]{1,64}$")
+    version: str = Field(pattern=r"^[\w.+!-]{1,64}$")
+    abi: str = Field(pattern=r"^\w{1,64}$")
+    architecture: str = Field(pattern=r"^\w{1,64}$")
+    own_numpy: bool = False
+    wheels: tuple[str, ...] = ()
 
 
 class DeviceSystem(BaseModel):
@@ -25,7 +46,7 @@ class DeviceSystem(BaseModel):
         numpy: Version of the numpy that this Python has anyway; None without one.
         folder: Where private runtimes are kept.
         free_bytes: Room there; None where nothing tells.
-        current: What is installed there, as `private_runtime.read_pointer` says; None if nothing.
+        current: The private runtime that is there; None if there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -41,7 +62,7 @@ class DeviceSystem(BaseModel):
     numpy: str | None = Field(max_length=40)
     folder: str = Field(max_length=4096)
     free_bytes: int | None
-    current: dict[str, Any] | None
+    current: Installed | None
 
     @property
     def python_version(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from edgecomp.bench.attached import Attachment
+from edgecomp.bench.engines import Engine, EngineName
 from edgecomp.errors import UsageError, did_you_mean
 from edgecomp.profile import DeviceProfile, load_profile
 
@@ -48,6 +49,7 @@ class Target(_Table):
         kind: "attached" for a board without a shell.
         tags: To choose it by.
         python: On the host.
+        engine, benchmark_model: What measures; see `bench.engines.Engine`.
         wheels: Folder of wheels beside the file, to install a runtime from where none works.
         identity, known_hosts: As the options of the same names; files beside the file.
         before, after: Commands that run on the host, argument vectors; `after` whatever happens.
@@ -59,6 +61,8 @@ class Target(_Table):
     kind: Literal["linux", "attached"] = "linux"
     tags: tuple[Annotated[str, StringConstraints(pattern=NAME_PATTERN)], ...] = ()
     python: Annotated[str, StringConstraints(min_length=1)] = "python3"
+    engine: EngineName = "auto"
+    benchmark_model: Annotated[str, StringConstraints(min_length=1)] | None = None
     wheels: str | None = None
     identity: str | None = None
     known_hosts: str | None = None
@@ -70,7 +74,16 @@ class Target(_Table):
     def _attached_or_not(self) -> Target:
         if (self.kind == "attached") != (self.attached is not None):
             raise ValueError('kind = "attached" and a table [targets.NAME.attached] go together')
+        if self.attached is not None and (self.engine, self.benchmark_model) != ("auto", None):
+            raise ValueError("engine and benchmark_model are for devices with an operating system")
+        if self.engine == "interpreter" and self.benchmark_model is not None:
+            raise ValueError('benchmark_model is of no use to engine = "interpreter"')
         return self
+
+    @property
+    def measured_by(self) -> Engine:
+        """The engine."""
+        return Engine(self.engine, self.benchmark_model)
 
 
 class _File(_Table):

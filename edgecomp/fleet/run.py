@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecomp.bench.attached import bench_attached
+from edgecomp.bench.engines import Engine, bench_with
 from edgecomp.bench.measurement import BenchReport, FailedMeasurement, Measurement
-from edgecomp.bench.runner import THREADS, BenchmarkFiles, bench_bundles, read_benchmark_files
+from edgecomp.bench.runner import THREADS, BenchmarkFiles, read_benchmark_files
 from edgecomp.bench.settings import BenchSettings
 from edgecomp.device_setup import setup_device
 from edgecomp.errors import (
@@ -26,6 +27,7 @@ from edgecomp.errors import (
     CommandTimeoutError,
     EdgecompError,
     HostKeyError,
+    NoPythonError,
     NoRuntimeError,
     TransportError,
     UsageError,
@@ -218,19 +220,24 @@ class _Visit:
             return BenchReport(tuple(measured))
         bundles = [files.bundle for files in self.item.files]
 
-        def bench() -> BenchReport:
-            return bench_bundles(
-                bundles, transport, profile=profile, python=target.python, threads=self.threads,
+        def bench(engine: Engine) -> BenchReport:
+            return bench_with(
+                engine, bundles, transport, profile=profile, python=target.python, threads=self.threads,
                 settings=self.settings, progress=self._tell,
             )  # fmt: skip
 
+        engine = target.measured_by
+        # Where wheels are at hand a runtime is installed before another engine is thought of.
+        has_wheels = target.wheels is not None and engine.name == "auto"
         try:
-            return bench()
-        except NoRuntimeError:
+            return bench(Engine("interpreter") if has_wheels else engine)
+        except (NoPythonError, NoRuntimeError) as error:
             if target.wheels is None:
                 raise
-            setup_device(transport, python=target.python, wheels=self.fleet.beside(target.wheels), progress=self._tell)
-            return bench()
+            if isinstance(error, NoRuntimeError):
+                wheels = self.fleet.beside(target.wheels)
+                setup_device(transport, python=target.python, wheels=wheels, progress=self._tell)
+            return bench(engine)
 
     def _command(self, transport: Transport, argv: Argv) -> None:
         self._tell(f"running {argv[0]}", 0, 0)

@@ -45,6 +45,8 @@ def print_device(profile: DeviceProfile) -> None:
     click.echo()
     rows = [("key", "value", "source")]
     for key, value in leaves(profile.table):
+        if key.startswith("cost.constants.") and key != "cost.constants.name":
+            continue  # Some eighty, for machines: --toml prints them.
         source = profile.source_of(key) or ""
         rows.append((key, f"{'? ' if is_unverified(source) else ''}{format_value(key, value)}", source))
     print_table(rows)

@@ -82,7 +82,7 @@ def _row(measured: Measurement) -> tuple[str, ...]:
         verdict_text(measured.verdict),
         f"{timing.p50_ms:.4g}",
         f"[{timing.low_ms:.4g}, {timing.high_ms:.4g}]".replace("[", r"\["),
-        f"{timing.p90_ms:.4g}",
+        f"{timing.p90_ms:.4g}" if measured.has_single_times else "-",
         escape("not compared" if measured.golden is None else golden_text(measured.golden)),
     )
 

@@ -13,11 +13,12 @@ from edgecomp.report.terminal import make_console
 from edgecomp.units import format_bytes
 
 if TYPE_CHECKING:
-    from edgecomp.agent.reports import GoldenCheck
+    from edgecomp.agent.reports import Conditions, GoldenCheck, OperatorProfile, ProcessReport
     from edgecomp.bench.limits import LimitCheck
     from edgecomp.bench.measurement import BenchReport, Measurement
 
 _MOST_OPERATORS = 10
+_LARGE_RATIO = 0.1
 
 
 def print_bench(report: BenchReport) -> None:
@@ -60,10 +61,10 @@ def _print_measurement(console: Console, measured: Measurement) -> None:
     for reason in measured.reasons:
         console.print(f"  [red]-[/] {escape(reason)}")
     timing = measured.timing
+    tail = f", p90 {timing.p90_ms:.4g}, p99 {timing.p99_ms:.4g}, MAD {timing.mad_ms:.2g} ms"
     lines = [
-        f"p50 {timing.p50_ms:.4g} ms [{timing.low_ms:.4g}, {timing.high_ms:.4g}], p90 {timing.p90_ms:.4g}, "
-        f"p99 {timing.p99_ms:.4g}, MAD {timing.mad_ms:.2g} ms (measured, {timing.num_samples} runs in "
-        f"{timing.num_processes} processes{_outliers(timing.num_outliers)})",
+        f"p50 {timing.p50_ms:.4g} ms [{timing.low_ms:.4g}, {timing.high_ms:.4g}]"
+        f"{tail if measured.has_single_times else ''} (measured, {measured.counted}{_outliers(timing.num_outliers)})",
         f"init {_ms(measured.init_ms)}, first inference {_ms(measured.first_ms)}, memory {_memory(measured)}",
         f"runtime {measured.runtime} {measured.runtime_version or ''}, kernels {measured.kernel_family or 'unknown'}"
         + _delegated(measured),
@@ -73,9 +74,14 @@ def _print_measurement(console: Console, measured: Measurement) -> None:
     if measured.score is not None:
         score = measured.score
         agreement = "" if score.agreement is None else f", same answer on {score.agreement:.1%}"
+        of_all = (
+            f"all {score.samples}"
+            if score.samples == score.test_samples
+            else f"{score.samples} of {score.test_samples}"
+        )
         lines.append(
-            f"{score.metric} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] (measured there on {score.samples} "
-            f"test samples; {score.host_value:.4f} on this machine{agreement})"
+            f"{score.metric} {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] (measured there on {of_all} test "
+            f"samples; {score.host_value:.4f} on this machine{agreement})"
         )
     for line in lines:
         console.print(f"  {line}", markup=False)
@@ -98,6 +104,24 @@ def _print_profile(console: Console, measured: Measurement) -> None:
     console.print(table)
     if len(profile.operators) > _MOST_OPERATORS:
         console.print(f"    ... and {len(profile.operators) - _MOST_OPERATORS} more types (--json has them)")
+    if profile.containers:
+        console.print(f"    left out, for they hold other operators: {', '.join(profile.containers)}", markup=False)
+    weak = _weakness(profile)
+    if weak:
+        console.print(f"    a rough table: {' and '.join(weak)}", markup=False)
+
+
+def _weakness(profile: OperatorProfile) -> list[str]:
+    """What of an inference the table does not tell, where that is much."""
+    found = []
+    missing_ms, whole = profile.unaccounted_ms, f"the {profile.total_ms:.3g} ms of an inference"
+    if missing_ms > _LARGE_RATIO * profile.total_ms:
+        found.append(f"{missing_ms:.2g} ms of {whole} are in no operator")
+    elif missing_ms < -_LARGE_RATIO * profile.total_ms:
+        found.append(f"its operators come to {-missing_ms:.2g} ms more than {whole}")
+    if profile.overhead_ms > _LARGE_RATIO * profile.total_ms:
+        found.append(f"the profiler added {profile.overhead_ms:.2g} ms to {whole}")
+    return found
 
 
 def _print_check(console: Console, check: LimitCheck) -> None:
@@ -146,7 +170,7 @@ def _machine(measured: Measurement) -> str:
         parts.append(f"CPU part {' '.join(facts.cpu_part_ids)}")
     if steady is not None and steady.cores:
         parts.append(f"core{'s' if len(steady.cores) > 1 else ''} {', '.join(map(str, steady.cores))}")
-    moments = [moment for process in measured.conditions for moment in process.during]
+    moments = [moment for process in measured.conditions for moment in _moments(process)]
     speeds = [khz for moment in moments for khz in moment.khz.values()]
     if speeds:
         parts.append(f"{min(speeds) / 1e6:.2f} to {max(speeds) / 1e6:.2f} GHz")
@@ -159,6 +183,11 @@ def _machine(measured: Measurement) -> str:
     if facts.virtual_machine is not None:
         parts.append(f"a virtual machine ({facts.virtual_machine})")
     return ", ".join(parts)
+
+
+def _moments(process: ProcessReport) -> tuple[Conditions, ...]:
+    """While it was timed; else what is nearest to that."""
+    return process.during or (process.before, process.after)
 
 
 def golden_text(golden: GoldenCheck) -> str:

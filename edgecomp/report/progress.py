@@ -64,11 +64,12 @@ def progress_on_stderr() -> Iterator[Progress]:
         yield line
         return
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=True)
     with console.status("starting") as status:
 
         def show(what: str, done: int, total: int) -> None:
-            status.update(f"{_told(steps, what, done, total)}  [dim]{time.monotonic() - started:.0f} s[/dim]")
+            status.update(f"{escape(_told(steps, what, done, total))}  [dim]{time.monotonic() - started:.0f} s[/dim]")
 
         yield show

@@ -24,6 +24,8 @@ from edgecomp.transports._known_hosts import DEFAULT_PORT, listed_name, read_kno
 CONFIG_VARIABLE = "EDGECOMP_SSH_CONFIG"
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
+# The configuration may hand host and user to a shell (Match exec); a fleet.toml may come from anybody. As OpenSSH.
+_NO_SHELL = frozenset("'`\"$;&<>|(){},")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def parse_address(text: str) -> Address:
         is_wrong = False
         if ":" in port:
             raise UsageError(f"{text!r}: write an IPv6 address in brackets, like [::1]:22.")
-    is_wrong = is_wrong or not host or host.startswith("-") or any(char.isspace() for char in text)
+    is_wrong = is_wrong or not host or host.startswith("-") or "\\" in host
+    is_wrong = is_wrong or any(char in _NO_SHELL or char.isspace() or not char.isprintable() for char in text)
     if is_wrong or (at and (not user or user.startswith("-"))):
         raise UsageError(f"A host looks like [user@]host[:port], got {text!r}.")
     if has_port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):

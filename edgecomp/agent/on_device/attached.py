@@ -75,8 +75,8 @@ def _round(job: Any, folder: str) -> Iterator[Any]:
     try:
         if job["run"] is not None:
             child = _start(job["run"], folder, subprocess.PIPE if port is None else subprocess.DEVNULL)
-        descriptor = port if port is not None or child is None else child.stdout.fileno()
-        for message in _messages(int(descriptor), job["round_seconds"]):
+        descriptor: int = child.stdout.fileno() if port is None else port
+        for message in _messages(descriptor, job["round_seconds"]):
             yield message
             if message.get("type") in ("done", "error"):
                 return

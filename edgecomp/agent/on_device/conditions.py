@@ -1,7 +1,8 @@
 """What a latency depends on beside the model: clock, temperature, and who else is computing. Files in, figures out.
 
 Everything is read from /sys and /proc, or below the folder that EDGECOMP_SYSFS_ROOT names (a device whose files are
-stand-ins). What a system does not tell is None, or absent.
+stand-ins); what that lacks of /proc and of control groups comes from the system itself. What a system does not tell is
+None, or absent.
 """
 
 from __future__ import annotations
@@ -59,15 +60,30 @@ def parse_quota_periods(text: str) -> int | None:
     return None
 
 
-def own_cpu_stat(cgroup: str) -> list[str]:
-    """Where cpu.stat of this process may lie, from the text of /proc/self/cgroup; the most specific first."""
+def cpu_stat_paths(cgroup: str) -> list[str]:
+    """Where cpu.stat may lie of the control groups that a process is in, from the text of /proc/self/cgroup.
+
+    Its own and those around it: a quota is counted where it was set, not in the groups below. Inside a container the
+    outermost may be the only one that can be seen. Version 1 has a tree for the processor alone, version 2 one for all.
+    """
     found = []
     for line in cgroup.splitlines():
-        parts = line.split(":", 2)
-        if len(parts) == 3 and (parts[1] == "" or "cpu" in parts[1].split(",")):
-            base = "/sys/fs/cgroup" + ("" if parts[1] == "" else "/" + parts[1])
-            found += [base + parts[2].rstrip("/") + "/cpu.stat", "/sys/fs/cgroup/cpu" + parts[2] + "/cpu.stat"]
-    return [*found, "/sys/fs/cgroup/cpu.stat"]
+        _, _, rest = line.partition(":")
+        controllers, separator, path = rest.partition(":")
+        if not separator or (controllers and "cpu" not in controllers.split(",")):
+            continue
+        folders = [folder for folder in path.split("/") if folder]
+        while True:
+            found.append("/".join(["/sys/fs/cgroup", *([controllers] if controllers else []), *folders, "cpu.stat"]))
+            if not folders:
+                break
+            folders.pop()
+    return found
+
+
+def _read(path: str) -> str:
+    """A file of /proc or of a control group."""
+    return read_text(ROOT + path) or (read_text(path) if ROOT else "")
 
 
 def _number(path: str) -> int | None:
@@ -109,22 +125,25 @@ def pick_cores(speeds: dict[int, tuple[int, int]], big_cores: int | None) -> lis
     return sorted(ranked[:big_cores])
 
 
-def passive_trip_c() -> float | None:
-    """The lowest temperature at which a zone begins to slow the processor down."""
-    found = []
-    for zone in _names(_THERMAL, "thermal_zone"):
-        for name in _names(f"{_THERMAL}/{zone}", "trip_point_"):
-            if name.endswith("_type") and _word(f"{_THERMAL}/{zone}/{name}") == "passive":
-                value = _number(f"{_THERMAL}/{zone}/{name[:-5]}_temp")
+def passive_trips_c() -> dict[str, float]:
+    """By thermal zone the lowest temperature at which the kernel begins to slow something down for it."""
+    found = {}
+    for zone, folder in thermal_zones().items():
+        trips = []
+        for name in _names(folder, "trip_point_"):
+            if name.endswith("_type") and _word(f"{folder}/{name}") == "passive":
+                value = _number(f"{folder}/{name[:-5]}_temp")
                 if value is not None and value > 0:
-                    found.append(value / 1000)
-    return min(found) if found else None
+                    trips.append(value / 1000)
+        if trips:
+            found[zone] = min(trips)
+    return found
 
 
 def thermal_zones() -> dict[str, str]:
-    """Files of temperatures by the name of their zone."""
+    """Folders of the thermal zones, by number and name of the zone."""
     return {
-        "{}:{}".format(zone, _word(f"{_THERMAL}/{zone}/type") or "?"): f"{_THERMAL}/{zone}/temp"
+        "{}:{}".format(zone, _word(f"{_THERMAL}/{zone}/type") or "?"): f"{_THERMAL}/{zone}"
         for zone in _names(_THERMAL, "thermal_zone")
     }
 
@@ -139,22 +158,22 @@ class Conditions:
     def __init__(self, cores: Iterable[int]) -> None:
         self.cores = sorted(cores)
         self._zones = thermal_zones()
-        self._cpu_stat = next((path for path in own_cpu_stat(read_text("/proc/self/cgroup")) if read_text(path)), None)
+        self._cpu_stats = [path for path in cpu_stat_paths(_read("/proc/self/cgroup")) if _read(path)]
 
     def limits(self) -> dict[str, Any]:
-        """What does not change: `max_khz` by core, and `passive_trip_c`."""
+        """What does not change: `cores`, `max_khz` by core, `passive_trips_c` by zone."""
         highest = {str(core): _number("%s/cpu%d/cpufreq/cpuinfo_max_freq" % (_CPUS, core)) for core in self.cores}
         return {
             "cores": self.cores,
             "max_khz": {core: khz for core, khz in highest.items() if khz is not None},
-            "passive_trip_c": passive_trip_c(),
+            "passive_trips_c": passive_trips_c(),
         }
 
     def sample(self) -> dict[str, Any]:
         """Figures of this moment; cheap, for it is taken while somebody else is being timed."""
         khz = {core: _number("%s/cpu%d/cpufreq/scaling_cur_freq" % (_CPUS, core)) for core in self.cores}
         governors = {core: _word("%s/cpu%d/cpufreq/scaling_governor" % (_CPUS, core)) for core in self.cores}
-        temperatures = {name: _number(path) for name, path in self._zones.items()}
+        temperatures = {name: _number(folder + "/temp") for name, folder in self._zones.items()}
         return {
             "t_s": round(time.monotonic(), 3),
             "clock_s": round(time.time(), 3),
@@ -162,19 +181,21 @@ class Conditions:
             "governors": sorted({value for value in governors.values() if value is not None}),
             "temperatures_c": {name: value / 1000 for name, value in temperatures.items() if value is not None},
             "load_1m": _load(),
-            "available_bytes": parse_available_bytes(read_text(ROOT + "/proc/meminfo") or read_text("/proc/meminfo")),
+            "available_bytes": parse_available_bytes(_read("/proc/meminfo")),
         }
 
     def counters(self) -> dict[str, Any]:
         """What only grows: busy and stolen seconds of all the measured cores, periods without quota, throttled bits."""
-        stat = parse_stat(read_text("/proc/stat"))
+        stat = parse_stat(_read("/proc/stat"))
         mine = [stat[core] for core in self.cores if core in stat]
+        periods = [parse_quota_periods(_read(path)) for path in self._cpu_stats]
+        known = [count for count in periods if count is not None]
         return {
             "t_s": time.monotonic(),
             "clock_s": time.time(),
             "busy_s": sum(busy for busy, _ in mine) if mine else None,
             "stolen_s": sum(stolen for _, stolen in mine) if mine else None,
-            "quota_periods": None if self._cpu_stat is None else parse_quota_periods(read_text(self._cpu_stat)),
+            "quota_periods": sum(known) if known else None,
             "throttled": get_throttled(),
         }
 

@@ -11,7 +11,7 @@ import os
 
 from .attached import run_attached
 from .measuring import run_pass
-from .protocol import AgentError, open_protocol
+from .protocol import AgentError, first_line, open_protocol
 from .session import run_session
 
 
@@ -38,5 +38,8 @@ def main(words: list[str]) -> int:
         return 1
     except MemoryError:
         say("error", code="memory", message="The device has not enough memory for this model.", hint=None)
+        return 1
+    except OSError as error:  # A disk that is full by now.
+        say("error", code="device", message=f"{error.strerror or first_line(error)}.", hint=None)
         return 1
     return 0

@@ -82,5 +82,6 @@ def add_private_runtime() -> str | None:
     if problem is not None:
         return f"private {name} passed over: {problem}"
     path = os.path.join(data_folder(), pointer["folder"])
-    sys.path.insert(0, path)
+    if path not in sys.path:
+        sys.path.insert(0, path)
     return f"private {name} in {path}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgecomp.cost_families import load_family
+from edgecomp.cost_families import family_of
 from edgecomp.profile import DeviceProfile
 
 # A layer with fewer is not rounded; one with more has at least so many counts to choose from.
@@ -26,8 +26,8 @@ def channel_multiple(profile: DeviceProfile | None) -> tuple[int, str]:
         return 4, "CMSIS-NN adds up 4 products at a time (arm_nn_mat_mult_kernel_s8_s16)"
     if runtime.kernels == "esp-nn" and "lx7" in profile.cpu.core.lower():
         return 8, "ESP-NN has vector kernels for multiples of 8 (esp_nn_conv_s8_mult8)"
-    if profile.cost is not None:
-        family = load_family(profile.cost.family)
+    family, _ = family_of(profile)
+    if family is not None:
         multiple = max(family.output_multiple, family.reduction_multiple)
         return multiple, f"{family.name} computes {multiple} channels at a time"
     return _DEFAULT, f"nothing is known of the kernels of {runtime.name}: 4 suits most int8 kernels"
