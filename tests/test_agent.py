@@ -259,7 +259,7 @@ class TestRuntimes:
         ("version", "machine", "wanted"),
         [
             ((3, 11), "aarch64", "ai-edge-litert (where"),
-            ((3, 9), "aarch64", "tflite-runtime 'numpy<2'"),
+            ((3, 8), "aarch64", "tflite-runtime 'numpy<2'"),
             ((3, 11), "armv7l", "tflite-runtime 'numpy<2'"),
         ],
     )

@@ -9,6 +9,16 @@ from pathlib import Path
 
 from edgecomp.files import sha256_of
 
+TOO_OLD = "Python 3.7 or newer is needed"
+
+# Read by a Python of any age, and by any login shell: one line, no quotes but these.
+BOOT = (
+    "import sys; sys.version_info < (3, 7) and sys.exit("
+    f'"{TOO_OLD}, this is %d.%d" % sys.version_info[:2]); '
+    "exec(sys.stdin.buffer.read(int(sys.argv[1])))"
+)
+"""The program for `python -c BOOT LENGTH`: runs the first LENGTH bytes of its stdin, which keeps the rest."""
+
 _MODULES = Path(__file__).parent / "on_device"
 _MAIN = "import sys\nfrom edgecomp_agent.main import main\nsys.exit(main(sys.argv))\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # The earliest time that a zip can state.

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgecomp.agent.on_device.protocol import MARK
-from edgecomp.agent.packing import agent_file
+from edgecomp.agent.packing import BOOT, TOO_OLD, agent_file
 from edgecomp.agent.reports import ConfigurationReport, ProcessReport, SessionReport
 from edgecomp.errors import (
     BenchmarkError,
@@ -32,13 +32,6 @@ from edgecomp.transports import CommandResult, Transport, one_line
 Progress = Callable[[str, int, int], None]
 _Result = TypeVar("_Result")
 
-_TOO_OLD = "Python 3.7 or newer is needed"
-# Read by a Python of any age, and by any login shell: one line, no quotes but these.
-_BOOT = (
-    "import sys; sys.version_info < (3, 7) and sys.exit("
-    f'"{_TOO_OLD}, this is %d.%d" % sys.version_info[:2]); '
-    "exec(sys.stdin.buffer.read(int(sys.argv[1])))"
-)
 # What the keeper gets beyond its own deadline to report and to tidy up.
 _GRACE_S = 20.0
 _NO_COMMAND = (126, 127)
@@ -204,7 +197,7 @@ def converse(
     listener = _Listener(count, rounds, transport.host, progress)
     try:
         result = transport.run(
-            [python, "-c", _BOOT, str(len(keeper))],
+            [python, "-c", BOOT, str(len(keeper))],
             timeout_s=timeout_s + lock_wait_s + _GRACE_S,
             stdin=b"".join([keeper, json.dumps(header).encode() + b"\n", *files.values()]),
             hold_stdin=True,
@@ -341,7 +334,7 @@ def _silent(listener: _Listener, host: str, python: str, result: CommandResult) 
             f"{python} on {host} does not speak the agent's protocol; it printed {listener.noise!r}.",
             hint=_last_words(result),
         )
-    kind = NoPythonError if _TOO_OLD.encode() in result.stderr else BenchmarkError
+    kind = NoPythonError if TOO_OLD.encode() in result.stderr else BenchmarkError
     return kind(f"{python} on {host} did not run the agent (exit code {result.exit_code}).", hint=_last_words(result))
 
 

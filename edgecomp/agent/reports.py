@@ -53,7 +53,7 @@ class DeviceFacts(_Message):
         python, numpy: None where the measurement took no Python.
         kernel_family: Kernels that computed the outputs, by the names of the manifest; None if not known.
         tried: Runtimes that come before this one and do not work there.
-        private_runtime: Folder of the runtime that `edgecomp setup` installed, where it was used.
+        private_runtime: The runtime that `edgecomp setup` installed: that it was used, or why not; None without one.
         emulator_signs: Why this must be an emulator, whose times are no latencies; empty for hardware.
         virtual_machine: The hypervisor, if the machine says that it has one.
     """

@@ -105,11 +105,13 @@ def _throttled(processes: Sequence[ProcessReport], steady: Steady | None, num_th
     if steady is None:
         return
     yield from _frequencies(processes, steady.max_khz, num_threads)
-    for zone, seen in _temperatures(processes).items():
-        # Where the kernel says when it slows down for a zone that holds, for skin and battery too.
-        limit = steady.passive_trips_c.get(zone, HOT_C)
-        if max(seen) >= limit:
-            yield "throttled", f"{zone} reached {max(seen):.0f} °C, and it slows down from {limit:.0f} °C"
+    hottest = {zone: max(seen) for zone, seen in _temperatures(processes).items()}
+    # Where the kernel says when it slows down for a zone that holds: for skin earlier than for a processor.
+    over = {zone: value - steady.passive_trips_c.get(zone, HOT_C) for zone, value in hottest.items()}
+    if over and max(over.values()) >= 0:
+        zone = max(over, key=lambda name: over[name])
+        limit = hottest[zone] - over[zone]
+        yield "throttled", f"{zone} reached {hottest[zone]:.0f} °C, and it slows down from {limit:.0f} °C"
 
 
 def _firmware_bits(processes: Sequence[ProcessReport]) -> list[str]:
@@ -138,19 +140,19 @@ def _frequencies(processes: Sequence[ProcessReport], max_khz: Mapping[str, int],
             shares = [
                 (khz / max_khz[core], max_khz[core], core) for core, khz in moment.khz.items() if max_khz.get(core)
             ]
-            busy += sorted(shares, reverse=True)[:num_threads]
+            busy += sorted(shares, key=lambda item: (-item[0], item[2]))[:num_threads]
     if not busy:
         return
-    (low, low_khz, core), (high, high_khz, _) = min(busy), max(busy)
+    (low, highest, core), high = min(busy), max(busy)[0]
     if low < (1 - FREQUENCY_DROP) * high:
         yield (
             "throttled",
-            f"core {core} ran at {low * low_khz / 1000:.0f} MHz, at another time at {high * high_khz / 1000:.0f}",
+            f"core {core} ran at {low * highest / 1000:.0f} MHz, at another time at {high * highest / 1000:.0f}",
         )
     elif high < FULL_SPEED:
         governors = {name for process in processes for moment in process.during for name in moment.governors}
         why = f" (governor {', '.join(sorted(governors))})" if governors else ""
-        yield "throttled", f"core {core} ran at {low * low_khz / 1000:.0f} of {low_khz / 1000:.0f} MHz{why}"
+        yield "throttled", f"core {core} ran at {low * highest / 1000:.0f} of {highest / 1000:.0f} MHz{why}"
 
 
 def _contended(processes: Sequence[ProcessReport]) -> Iterable[Finding]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import edgecomp.agent
 from edgecomp.agent.on_device.protocol import MARK
+from edgecomp.agent.packing import BOOT
 from edgecomp.agent.remote import describe_exit
 from edgecomp.device_setup.archive import Archive
 from edgecomp.device_setup.system import DeviceSystem, Installed, how_to_get_python
@@ -19,12 +20,6 @@ from edgecomp.errors import SetupError, TransportError
 from edgecomp.transports import CommandResult, Transport, one_line
 from edgecomp.units import format_bytes
 
-# Read by a Python of any age, and by any login shell: one line, no quotes but these.
-_BOOT = (
-    "import sys; sys.version_info < (3, 7) and sys.exit("
-    '"Python 3.7 or newer is needed, this is %d.%d" % sys.version_info[:2]); '
-    "exec(sys.stdin.buffer.read(int(sys.argv[1])))"
-)
 _MODULES = {
     "edgecomp.agent.on_device.machine": ("agent", "on_device", "machine.py"),
     "edgecomp.agent.on_device.private_runtime": ("agent", "on_device", "private_runtime.py"),
@@ -139,7 +134,7 @@ class DeviceSession:
         listener = _Listener()
         try:
             result = self._transport.run(
-                [self._python, "-c", _BOOT, str(len(program))],
+                [self._python, "-c", BOOT, str(len(program))],
                 timeout_s=timeout_s + _GRACE_S,
                 stdin=b"".join([program, head, payload]),
                 on_line=listener.hear,

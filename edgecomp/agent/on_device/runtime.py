@@ -18,7 +18,7 @@ RUNTIMES = (("ai-edge-litert", "ai_edge_litert"), ("tflite-runtime", "tflite_run
 def install_hint() -> str:
     """Which runtime this Python can have."""
     pip = f"On the device: {sys.executable} -m pip install"
-    if sys.version_info < (3, 10) or this_architecture() == "armv7l":
+    if sys.version_info < (3, 9) or this_architecture() == "armv7l":
         return f"{pip} tflite-runtime 'numpy<2'"
     return f"{pip} ai-edge-litert (where there is none for that system: tflite-runtime 'numpy<2')"
 
