@@ -10,7 +10,9 @@ import sys
 from benchmarks.figures import ROOT, Report, machine, say, table
 
 # The shortest times first, before the others have warmed the machine up.
-_NAMES = ("start_up", "check_model", "int8_candidate", "sparse_inference", "fine_tuning", "whole_fit")
+_NAMES = (
+    "start_up", "check_model", "agent_overhead", "int8_candidate", "sparse_inference", "fine_tuning", "whole_fit",
+)  # fmt: skip
 
 
 def run_one(name: str) -> Report:

@@ -3,8 +3,8 @@
 Every file (calibration models, and ResNet8, DS-CNN, fsdd, har and mnist in FLOAT32 and INT8) is timed in LiteRT with
 one thread, each time in a fresh process, in rounds that take all files in turn, so that whatever else the machine does
 weighs on all alike. The time of a file is the median of its fastest process, for the one as for the other: on a busy
-machine it takes many processes until one has a core to itself, on a quiet one three will do. Neither the
-constants nor the shape of the formula nor the choice of calibration models looks at the five models.
+machine it takes many processes until one has a core to itself. Neither the constants nor the shape of the formula nor
+the choice of calibration models looks at the five models.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ from edgecomp.errors import (
     EXIT_INTERRUPTED,
     EXIT_NO_FIT,
     EXIT_OK,
-    EXIT_UNTRUSTED,
     EXIT_USAGE,
     EdgecompError,
 )

@@ -192,6 +192,8 @@ class DeviceFit:
             self._tell_layers(aim)
             results = results + search_recipes(lab, aim, study=self._study())
             self.notes += lab.notes
+            if (note := lab.correction_note()) is not None:
+                self.notes.append(note)
         if self._is_searching or self.request.minimize is not None:
             results = choose(results, objective, lab)
         self.what_if = what_if(results, objective, lab)

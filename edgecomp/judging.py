@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from edgecomp.budget import Budget, Values, Violation
+from edgecomp.calibration.correct import Timed, correction
 from edgecomp.cost import LatencyEstimate, energy_mj, predict
-from edgecomp.cost_families import family_of
+from edgecomp.cost_families import Correction, family_of
 from edgecomp.errors import ModelError
 from edgecomp.graph import Graph
 from edgecomp.profile import DeviceProfile
 from edgecomp.results import CandidateResult, EstimatedEnergy, EstimatedLatency, Latency
+
+# Of the normal distribution: a 90 % interval reaches so many standard deviations to either side.
+_QUANTILE_90 = 1.645
 
 
 def estimates_of(
@@ -46,6 +51,29 @@ def energy_of(latency: Latency, profile: DeviceProfile) -> EstimatedEnergy | Non
     """Energy from a measured latency; None where the power is not known."""
     as_estimate = LatencyEstimate(latency.value, latency.low, latency.high, (), "", latency.num_threads)
     return _energy(as_estimate, profile)
+
+
+def corrected_by(
+    timed: Sequence[CandidateResult], latency: EstimatedLatency
+) -> tuple[EstimatedLatency, Correction | None]:
+    """An estimate moved towards what candidates of the same arithmetic took on the device, and what moved it.
+
+    Args:
+        timed: Candidates with a valid timing and an estimate by the same constants; others say nothing.
+        latency: The estimate of a candidate that was not timed.
+    """
+    observed = [
+        Timed(item.latency_ms.value, estimate.value, estimate.low, estimate.high)
+        for item in timed
+        if (estimate := item.estimated_latency_ms) is not None and estimate.family == latency.family
+        if item.latency_ms is not None and item.latency_ms.is_trusted
+    ]
+    if not observed:
+        return latency, None
+    found = correction(observed, _QUANTILE_90)
+    value = latency.value * found.factor
+    low, high = (value * (end / latency.value) ** found.width for end in (latency.low, latency.high))
+    return latency.model_copy(update={"value": value, "low": low, "high": high}), found
 
 
 def require_estimates(profile: DeviceProfile, budget: Budget, *, is_timed: bool) -> None:

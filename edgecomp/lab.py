@@ -16,6 +16,7 @@ from edgecomp.compress._traits import device_traits
 from edgecomp.delivery import candidate_files, unpacked_path
 from edgecomp.errors import EdgecompError, WorkerError
 from edgecomp.executors.local import Progress, Worker
+from edgecomp.judging import corrected_by
 from edgecomp.means import Means, digest
 from edgecomp.metrics import Estimate
 from edgecomp.planner.ladder import Stage, Trial
@@ -45,6 +46,10 @@ class Lab:
         base: The post-training candidate that recipes start from: of the same precision, made of the whole model.
         float_score: The float model's on validation, None without labels.
         finish: What is left to do to a trained candidate that fits: its timing on the device.
+
+    Attributes:
+        timed: Candidates of the base's arithmetic that were timed there, if any could be: they correct the estimates of
+            the others.
     """
 
     only_plans = False
@@ -58,6 +63,7 @@ class Lab:
         finish: Callable[[CandidateResult], CandidateResult],
     ) -> None:
         self.means, self.target, self.base, self.float_score, self.finish = means, target, base, float_score, finish
+        self.timed = [base]
         self.stand_in = means.stand_in(target.profile)
         self.notes: list[str] = []
         if self.stand_in.name != target.profile.name:
@@ -78,13 +84,25 @@ class Lab:
         )
         if self.target.measure is None or result.latency_ms is not None:
             return values
-        # It will be timed: only an estimate that cannot be right rules it out.
+        # It will be timed: only an estimate that cannot be right rules it out, by all that was timed so far.
         latency, energy = result.estimated_latency_ms, result.energy_mj
+        if latency is None:
+            return replace(values, latency_ms=None, energy_mj=None if energy is None else energy.low)
+        moved, _ = corrected_by(self.timed, latency)
         return replace(
             values,
-            latency_ms=None if latency is None else latency.low,
-            energy_mj=None if energy is None else energy.low,
+            latency_ms=moved.low,
+            energy_mj=None if energy is None else energy.low * moved.low / latency.low,
         )
+
+    def correction_note(self) -> str | None:
+        """What timings on the device said of the estimates, in a sentence."""
+        estimate = self.base.estimated_latency_ms
+        found = None if estimate is None else corrected_by(self.timed, estimate)[1]
+        if found is None:
+            return None
+        models = f"{found.num_models} candidate{'s' if found.num_models > 1 else ''}"
+        return f"Latency estimates count {found.factor:.2f} times, by {models} timed on the device."
 
     def paired_gain(self, first: CandidateResult, second: CandidateResult) -> Estimate | None:
         """How much the first scores above the second on the same samples, with its interval; None without labels."""
@@ -237,6 +255,7 @@ class Lab:
             result = judged(result, self.target.budget.violations(self.values(result)))
         if stage == "full" and result.status == "chosen":
             result = self.finish(result)
+            self.timed.append(result)
         self.means.run.record(
             "trial", {"device": self.target.profile.name, "stage": stage, "candidate": result.model_dump(mode="json")}
         )

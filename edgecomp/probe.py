@@ -7,7 +7,7 @@ out (which kernels run, how fast) is no fact: a calibration measures it, where o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ class Calibrated:
         stated: Lines for the profile, above all "cost.family".
         files: Name beside the profile -> contents, written before the profile is.
         notes: One sentence each.
-        report: Plain values for `--json`.
+        report: Plain values for `--json`; None where the device could not be calibrated, which a note explains.
     """
 
     stated: tuple[Stated, ...]
     files: Mapping[str, bytes]
     notes: tuple[str, ...]
-    report: Mapping[str, Any]
+    report: Mapping[str, Any] | None
 
 
 Calibrate = Callable[[Transport, Facts, DeviceProfile], Calibrated]
@@ -120,7 +120,9 @@ def probe(
     profile = _checked(out, text)
     calibrated = None if calibrate is None else calibrate(transport, facts, profile)
     if calibrated is not None:
-        stated = (*stated, *calibrated.stated)
+        if calibrated.stated:
+            # Constants of its own take the place of a family's.
+            stated = (*(item for item in stated if not item.key.startswith("cost.")), *calibrated.stated)
         text = profile_text(name, facts, match, stated)
         _write_beside(out, calibrated.files, force=force)
     write_profile(out, text, overwrite=force)
@@ -136,8 +138,8 @@ def probe(
     )
 
 
-def check_target(name: str, out: Path, *, force: bool) -> None:
-    """Whether a profile can be written, before anything is asked.
+def check_target(name: str, out: Path, *, force: bool, beside: Sequence[Path] = ()) -> None:
+    """Whether a profile, and files beside it, can be written, before anything is asked.
 
     Raises:
         UsageError: The name is no name or is a shipped profile's, the file does not end in .toml or is there already.
@@ -150,8 +152,11 @@ def check_target(name: str, out: Path, *, force: bool) -> None:
         raise UsageError(f"{name} ships with edgecomp.", hint="Choose another name with --name.")
     if out.suffix != ".toml":
         raise UsageError(f"A profile's file ends in .toml, got {str(out)!r}.", hint="Name another file with --out.")
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists already.", hint="Name another file with --out, or overwrite it with --force.")
+    for path in (out, *beside):
+        if path.exists() and not force:
+            raise UsageError(
+                f"{path} exists already.", hint="Name another file with --out, or overwrite it with --force."
+            )
 
 
 def name_of(target: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from edgecomp.budget import QUALITY_LIMITS, RESOURCE_LIMITS, Budget, Values, Violation, limit_kind
 from edgecomp.errors import ModelError, UsageError
-from edgecomp.judging import broken_limits, require_estimates, values_of
+from edgecomp.judging import broken_limits, corrected_by, require_estimates, values_of
 from edgecomp.profile import load_profile
 from edgecomp.results import Accuracy, CandidateResult, EstimatedEnergy, EstimatedLatency, Interval, Latency
 from edgecomp.units import Drop
@@ -148,6 +148,39 @@ class TestValuesOfACandidate:
             values = values_of(candidate(latency_ms=latency, estimated_latency_ms=estimate), None, confident=False)
             assert values.latency_ms == expected
             assert ("latency" in values.estimated) != trusted
+
+
+class TestCorrection:
+    """Timings on the device move the estimates of what was not timed there."""
+
+    def timed(self, ms, verdict="valid", family="f"):
+        latency = Latency(
+            value=ms, low=ms, high=ms, mode="measured", p90=ms, on="it", is_profile_device=True, golden_ok=True,
+            verdict=verdict, reasons=(), num_threads=1, runs=150,
+        )  # fmt: skip
+        estimate = EstimatedLatency(value=5, low=5 / 3, high=15, family=family)
+        return candidate(latency_ms=latency, estimated_latency_ms=estimate)
+
+    def test_half_of_what_one_timing_says(self):
+        """Twice the estimate, once: half of ln 2 is taken to be this model's own, so the factor is sqrt 2. The interval
+        loses the half of the variance that is shared, and gains what one timing does not tell of it: 0.5 + 0.25.
+        """
+        other = EstimatedLatency(value=8, low=8 / 3, high=24, family="f")
+        moved, found = corrected_by([self.timed(10)], other)
+        assert moved.value == pytest.approx(8 * math.sqrt(2))
+        assert moved.high / moved.value == pytest.approx(3 ** math.sqrt(0.75))
+        assert moved.value / moved.low == pytest.approx(3 ** math.sqrt(0.75))
+        assert found.num_models == 1
+
+    def test_more_timings_say_more(self):
+        """Three times the same: 3 * 0.5 / (3 * 0.5 + 0.5) of ln 2."""
+        other = EstimatedLatency(value=8, low=8 / 3, high=24, family="f")
+        assert corrected_by([self.timed(10)] * 3, other)[0].value == pytest.approx(8 * 2**0.75)
+
+    @pytest.mark.parametrize("said", [{"verdict": "noisy"}, {"verdict": "wrong_device"}, {"family": "other"}])
+    def test_what_says_nothing(self, said):
+        other = EstimatedLatency(value=8, low=4, high=16, family="f")
+        assert corrected_by([self.timed(10, **said), candidate()], other) == (other, None)
 
 
 class TestEstimates:

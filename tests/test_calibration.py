@@ -437,7 +437,7 @@ class TestCostFile:
 def observation(ratio, sd=0.2, dtype="int8", value_ms=10.0):
     """Estimated with this standard deviation of ln, measured at `ratio` times the estimate."""
     spread = math.exp(1.645 * sd)
-    return Observation(dtype, value_ms * ratio, value_ms, value_ms / spread, value_ms * spread)
+    return Observation(value_ms * ratio, value_ms, value_ms / spread, value_ms * spread, dtype)
 
 
 class TestCorrect:

@@ -42,7 +42,7 @@ PREFIX = "edgecomp-agent-"
 GOVERNORS = os.environ.get("EDGECOMP_SYSFS_ROOT", "") + "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"
 # Waits for the end of the keeper (of its own stdin), then undoes what that could not undo itself.
 GUARDIAN = """
-import fcntl, json, os, shutil, signal, sys
+import fcntl, json, os, shutil, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 folder, governors, lock, group = None, {}, None, None
@@ -58,12 +58,17 @@ for path, governor in governors.items():
         stream.write(governor)
 if folder:
     shutil.rmtree(folder, ignore_errors=True)
-try:
-    with open(lock) as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(lock)
-except OSError:
-    pass
+for _ in range(50 if lock else 0):
+    try:
+        with open(lock) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):
+                os.unlink(lock)
+        break
+    except BlockingIOError:  # The keeper is not quite gone, or the next one is there.
+        time.sleep(0.1)
+    except OSError:
+        break
 """
 
 
@@ -83,11 +88,15 @@ def say(kind: str, **values: Any) -> None:
 
 
 def temporary_folder() -> str:
-    """Where folders are made; Android has no /tmp, and sets no TMPDIR in a shell."""
+    """Where folders are made; Android has no /tmp, and sets no TMPDIR in a shell. Raises KeeperError."""
     android = "/data/local/tmp"
     if "TMPDIR" not in os.environ and os.path.isdir(android) and os.access(android, os.W_OK):
         return android
-    return tempfile.gettempdir()
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        hint = "Set TMPDIR there to a folder that can be written."
+        raise KeeperError("device", f"{error.strerror}.", hint) from error
 
 
 def lock_path() -> str:
@@ -271,7 +280,9 @@ class Keeper:
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
             if self._guardian is not None and self._guardian.stdin is not None:
-                self._guardian.stdin.close()
+                with contextlib.suppress(OSError):  # It may be dead.
+                    self._guardian.stdin.write(b"[null, {}, null, null]\n")
+                    self._guardian.stdin.close()
                 self._guardian.wait()
                 self._guardian = None
             if self._lock_file is not None:

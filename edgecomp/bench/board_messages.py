@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from edgecomp.errors import BenchmarkError
 from edgecomp.transports import one_line
 
-
 # What a board says ends up in messages and on a terminal.
 Said = Annotated[str, BeforeValidator(lambda value: one_line(value) if isinstance(value, str) else value)]
 

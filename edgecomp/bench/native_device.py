@@ -1,7 +1,7 @@
 """A private folder, the device's lock and a watched program, by a shell alone: what a device without Python has.
 
 Shell texts are constants; what comes from outside is an argument of theirs. They are for any POSIX shell, tried with
-dash and bash; Android's is mksh, which hands no descriptor above 2 on to programs that it was given by `exec`.
+dash, bash, busybox, and mksh with toybox, which Android has. mksh keeps descriptors that `exec` opened from programs.
 
 The lock is the keeper's own file (see `agent.keeper`) where the device has `flock`, so that either keeps the other
 waiting. A process in the background holds it: it goes when the folder goes, and takes both away at the time limit.

@@ -22,26 +22,31 @@ _SHARED = 0.5
 
 
 @dataclass(frozen=True)
-class Observation:
-    """A model that was estimated, then measured on the device.
+class Timed:
+    """What was estimated of a model, and what it then took on the device.
 
     Attributes:
-        dtype: In which it spends most of its time: "int8".
         measured_ms: Of one inference; a valid measurement.
-        value_ms, low_ms, high_ms: The estimate by the family that is to be corrected, and its 90 % interval.
+        value_ms, low_ms, high_ms: The estimate that is to be corrected, and its 90 % interval.
     """
 
-    dtype: Dtype
     measured_ms: float
     value_ms: float
     low_ms: float
     high_ms: float
 
 
+@dataclass(frozen=True)
+class Observation(Timed):
+    """`Timed`, of a model that spends most of its time in `dtype`: "int8"."""
+
+    dtype: Dtype
+
+
 def observe(graph: Graph, estimate: LatencyEstimate, measured_ms: float) -> Observation:
     """A model's estimate beside what it took on the device."""
     dtype = main_dtype(operator_work(graph), [ms for _, _, ms in estimate.per_operator])
-    return Observation(dtype, measured_ms, estimate.value_ms, estimate.low_ms, estimate.high_ms)
+    return Observation(measured_ms, estimate.value_ms, estimate.low_ms, estimate.high_ms, dtype)
 
 
 def corrected(family: CostFamily, observations: Sequence[Observation]) -> CostFamily:
@@ -61,13 +66,23 @@ def corrected(family: CostFamily, observations: Sequence[Observation]) -> CostFa
     corrections = dict(family.corrections)
     for dtype in dict.fromkeys(item.dtype for item in observations):
         chosen = [item for item in observations if item.dtype == dtype]
-        corrections[dtype] = _correction(chosen, family.interval.quantile, corrections.get(dtype))
+        corrections[dtype] = correction(chosen, family.interval.quantile, corrections.get(dtype))
     # Validated as a whole: model_copy would take anything.
     table = family.model_dump(exclude_unset=True) | {"corrections": corrections}
     return CostFamily.model_validate(table)
 
 
-def _correction(observations: Sequence[Observation], quantile: float, before: Correction | None) -> Correction:
+def correction(observations: Sequence[Timed], quantile: float, before: Correction | None = None) -> Correction:
+    """What observations of one dtype say of its estimates; see `corrected`.
+
+    Args:
+        observations: At least one.
+        quantile: Standard deviations from the middle of an estimate to either end of its interval.
+        before: What the estimates had been corrected by.
+
+    Raises:
+        UsageError: See `corrected`.
+    """
     for item in observations:
         if not (0 < item.measured_ms < math.inf and 0 < item.low_ms <= item.value_ms <= item.high_ms < math.inf):
             raise UsageError(

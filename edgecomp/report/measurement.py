@@ -120,7 +120,7 @@ def _weakness(profile: OperatorProfile) -> list[str]:
     elif missing_ms < -_LARGE_RATIO * profile.total_ms:
         found.append(f"its operators come to {-missing_ms:.2g} ms more than {whole}")
     if profile.overhead_ms > _LARGE_RATIO * profile.total_ms:
-        found.append(f"the profiler added {profile.overhead_ms:.2g} ms to {whole}")
+        found.append(f"the profiler added {profile.overhead_ms:.2g} ms to {'each' if found else whole}")
     return found
 
 

@@ -84,6 +84,8 @@ def open_model(path: str, num_threads: int, numpy_version: str, say: Say) -> dic
             init_ms = (time.perf_counter_ns() - start_ns) / 1e6
         except (ValueError, RuntimeError) as error:
             raise AgentError("model", f"{distribution} does not load this model: {first_line(error)}.") from error
+        except MemoryError:
+            raise
         except AgentError as error:
             refusal = error
             tried.append({"name": distribution, "error": error.message})
