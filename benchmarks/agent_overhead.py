@@ -1,31 +1,69 @@
-"""What the agent's loop measures beside LiteRT's own `litert-benchmark`: the same file, machine and minute, in turns.
+"""What the agent's loop measures beside LiteRT's own `litert-benchmark`: the same file, on the same machine, in turns.
 
-Each pair is a session of the agent with one fresh process and a fresh process of `litert-benchmark`, in an order that
-turns about; what is compared is the median of either. The agent times `Interpreter.invoke`, the other tool
-`CompiledModel.run_by_name`, both of ai-edge-litert with XNNPACK and one thread.
+A pair is the agent with one fresh process, and a fresh process of `litert-benchmark`. Both are there at once, and each
+is stopped while the other one runs, in turns of a tenth of a second: what else the machine does weighs on both. An
+inference that is stopped in its middle is an outlier, which a median does not mind; the medians are compared.
+
+The agent times `Interpreter.invoke`, the other tool `CompiledModel.run_by_name`, both of ai-edge-litert with XNNPACK and
+one thread. Inference by inference in one process the two are compared as well, to tell them from the loop around them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.figures import Figure, Target, ratios, run, say
-from edgecomp.bench import BenchSettings, time_models
+from edgecomp.agent.on_device.protocol import MARK
+from edgecomp.agent.packing import agent_file
 from edgecomp.calibration.layers import Dtype, Layers
-from edgecomp.transports import connect
 
-# Its results are rounded to 0.01 ms, so a model has to take a few of them.
-_SETTINGS = BenchSettings(
-    min_runs=50, min_seconds=1.0, max_seconds=30.0, min_processes=1, max_processes=1, precision_ratio=0.99, passes=()
-)
+TURN_S = 0.1
+# Of the clock: each of the two is stopped for half of it.
+SECONDS = 6.0
 _STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+_CONFIGURATION = {
+    "model": "model.tflite", "golden": None, "made_with": None, "num_threads": 1, "big_cores": None, "evaluate": None,
+}  # fmt: skip
+_JOB = {
+    "configurations": [_CONFIGURATION], "min_runs": 50, "min_seconds": SECONDS, "process_seconds": 60.0,
+    "min_processes": 1, "max_processes": 1, "precision_ratio": 0.99, "golden_seconds": 1.0, "tolerance_lsb": 1.0,
+    "passes": [],
+}  # fmt: skip
+# Argument: the file. One inference of the one, one of the other, in an order that turns about.
+_ALTERNATE = """
+import json, sys, time
+from ai_edge_litert.compiled_model import CompiledModel
+from ai_edge_litert.environment import Environment
+from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.options import CpuOptions, Options
+interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+interpreter.allocate_tensors()
+options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=CpuOptions(num_threads=1))
+compiled = CompiledModel.from_file(sys.argv[1], environment=Environment.create(), options=options)
+name = next(iter(compiled.get_signature_list()))
+inputs = {key: compiled.create_input_buffer_by_name(name, key) for key in compiled.get_input_tensor_details(name)}
+outputs = {key: compiled.create_output_buffer_by_name(name, key) for key in compiled.get_output_tensor_details(name)}
+calls = [interpreter.invoke, lambda: compiled.run_by_name(name, inputs, outputs)]
+taken = [[], []]
+for number in range(450):
+    for index in (0, 1) if number % 2 == 0 else (1, 0):
+        started = time.perf_counter()
+        calls[index]()
+        taken[index].append(time.perf_counter() - started)
+print(json.dumps([one / other for one, other in zip(taken[0][50:], taken[1][50:])]))
+"""
 
 
 def mobilenet(dtype: Dtype, size: int, width: float) -> bytes:
@@ -52,48 +90,93 @@ MODELS: Mapping[str, Callable[[], bytes]] = {
 }
 
 
-def agent_ms(model: bytes) -> float:
-    """Median of one process of the agent."""
-    with connect("local") as transport:
-        found = time_models(transport, {"model": model}, settings=_SETTINGS, python=sys.executable)["model"]
-    return statistics.median(found.processes_us[0]) / 1000
+def pair_ms(folder: Path, runs: int, *, is_agent_first: bool) -> tuple[float, float]:
+    """Medians of the agent and of `litert-benchmark`, which take turns.
 
-
-def litert_benchmark_ms(path: Path, runs: int) -> float:
-    """Median of one process of LiteRT's tool."""
-    result = path.with_suffix(".json")
-    command = [
-        sys.executable, "-m", "ai_edge_litert.tools.benchmark_litert_model", "--model", str(path), "--num_runs",
-        str(runs), "--warmup_runs", "5", "--num_threads", "1", "--result_json", str(result),
+    Args:
+        folder: Has `model.tflite`, the agent and its `job.json`.
+        runs: Of `litert-benchmark`.
+        is_agent_first: Who begins.
+    """
+    result = folder / "result.json"
+    agent = [sys.executable, str(folder / agent_file()[0]), "session", str(folder / "job.json")]
+    other = [
+        sys.executable, "-m", "ai_edge_litert.tools.benchmark_litert_model", "--model", str(folder / "model.tflite"),
+        "--num_runs", str(runs), "--warmup_runs", "5", "--num_threads", "1", "--result_json", str(result),
     ]  # fmt: skip
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return float(json.loads(result.read_text())["latency"]["median_ms"])
+    said = folder / "said"
+    with said.open("wb") as out, _started(agent, folder, out.fileno()) as one:
+        with _started(other, folder, subprocess.DEVNULL) as two:
+            _take_turns((one, two) if is_agent_first else (two, one))
+    samples: list[float] = []
+    for line in said.read_bytes().splitlines():
+        if line.startswith(MARK):
+            samples += json.loads(line).get("values", [])
+    return statistics.median(samples) / 1000, float(json.loads(result.read_text())["latency"]["median_ms"])
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str], folder: Path, stdout: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A program in a session of its own, stopped; it ends with the block."""
+    process = subprocess.Popen(
+        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _take_turns(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Until both have ended, which must go well."""
+    while any(process.poll() is None for process in processes):
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGCONT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(TURN_S)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGSTOP)
+    for process in processes:
+        if process.returncode:
+            raise RuntimeError(f"{process.args!r} failed: exit code {process.returncode}")
+
+
+def alternating_ratios(path: Path) -> tuple[float, ...]:
+    """Interpreter over CompiledModel, inference by inference in one process."""
+    command = [sys.executable, "-c", _ALTERNATE, str(path)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return tuple(json.loads(done.stdout))
 
 
 def measure(options: argparse.Namespace) -> list[Figure]:
     """Ratios of the medians, pair by pair, and the medians behind them."""
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, make) in enumerate(MODELS.items()):
-            path, model = Path(folder) / f"{number}.tflite", make()
-            path.write_bytes(model)
-            ours: list[float] = []
-            theirs: list[float] = []
-            runs = max(_SETTINGS.min_runs, round(1000 / litert_benchmark_ms(path, _SETTINGS.min_runs)))
-            for pair in range(options.pairs):
-                for is_ours in (True, False) if pair % 2 == 0 else (False, True):
-                    if is_ours:
-                        ours.append(agent_ms(model))
-                    else:
-                        theirs.append(litert_benchmark_ms(path, runs))
-                say(f"{name}: {ours[-1]:.3f} ms by the agent, {theirs[-1]:.2f} ms by litert-benchmark")
-            quotients = ratios(ours, theirs)
-            figures += [
-                Figure(f"{name}: agent / litert-benchmark", "times", quotients, Target("at most", 1.03)),
-                Figure("  the same", "times", quotients, Target("at least", 0.97)),
-                Figure("  by the agent", "ms", tuple(ours)),
-                Figure("  by litert-benchmark", "ms", tuple(theirs)),
-            ]
+    for name, make in MODELS.items():
+        with tempfile.TemporaryDirectory() as place:
+            folder, (agent_name, agent) = Path(place), agent_file()
+            for file, data in ((agent_name, agent), ("job.json", json.dumps(_JOB).encode()), ("model.tflite", make())):
+                (folder / file).write_bytes(data)
+            # Two seconds of its own, to begin with; then as long as the agent takes.
+            runs, pairs = 500, []
+            for number in range(options.pairs):
+                started = time.monotonic()
+                pairs.append(pair_ms(folder, runs, is_agent_first=number % 2 == 0))
+                runs = max(50, round(SECONDS / 2 * 1000 / pairs[-1][1]))
+                say(f"{name}: {pairs[-1][0]:.3f} and {pairs[-1][1]:.2f} ms, {time.monotonic() - started:.0f} s")
+            alternating = alternating_ratios(folder / "model.tflite")
+        ours, theirs = zip(*pairs, strict=True)
+        quotients = ratios(ours, theirs)
+        figures += [
+            Figure(f"{name}: agent / litert-benchmark", "times", quotients, Target("at most", 1.03)),
+            Figure("  the same", "times", quotients, Target("at least", 0.97)),
+            Figure("  by the agent", "ms", ours),
+            Figure("  by litert-benchmark", "ms", theirs),
+            Figure("  Interpreter / CompiledModel, inference by inference", "times", alternating),
+        ]
     return figures
 
 

@@ -6,13 +6,17 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from edgecomp.cost import predict
 from edgecomp.devices import check_file
-from edgecomp.errors import EdgecompError, ProbeError, TransportError, UsageError
+from edgecomp.errors import EdgecompError, NoRuntimeError, ProbeError, TransportError, UsageError
 from edgecomp.facts import collect
+from edgecomp.graph import read_graph
 from edgecomp.probe import Calibrated, name_of, probe
+from edgecomp.probe_calibration import calibration
 from edgecomp.probed_profile import Stated
 from edgecomp.profile import load_profile, read_profile
 from edgecomp.transports import connect
@@ -178,7 +182,7 @@ class TestHostileText:
         device = board("rpi4", model=text, cpuinfo=cpuinfo, distribution=f'PRETTY_NAME="{text}"', python=packages)
         device.host = "pi@ki'tc\"hen"
         monkeypatch.setattr("edgecomp.transports.connect", lambda *_, **__: _Open(device))
-        result = run_cli("probe", "pi@kitchen", "--out", "b.toml")
+        result = run_cli("probe", "pi@kitchen", "--out", "b.toml", "--no-calibration")
         assert result.exit_code == 0, result.output
         assert all(line.isprintable() for line in result.output.splitlines())
         written = (here / "b.toml").read_text()
@@ -257,7 +261,7 @@ def device(server, monkeypatch):
 @pytest.mark.device
 class TestOverSsh:
     def test_this_machine(self, device, here, run_cli):
-        result = run_cli("probe", device.target, "--python", sys.executable)
+        result = run_cli("probe", device.target, "--python", sys.executable, "--no-calibration")
         assert result.exit_code == 0, result.output
         profile = read_profile(here / "127-0-0-1.toml")
         architecture = os.uname().machine
@@ -270,7 +274,9 @@ class TestOverSsh:
         assert "ai-edge-litert" in result.stdout
 
     def test_json(self, device, here, run_cli):
-        result = run_cli("probe", device.target, "--name", "mine", "--python", sys.executable, "--json")
+        result = run_cli(
+            "probe", device.target, "--name", "mine", "--python", sys.executable, "--json", "--no-calibration"
+        )
         body = json.loads(result.stdout)
         assert (body["schema"], body["path"], body["name"]) == ("edgecomp.probe/1", "mine.toml", "mine")
         assert body["facts"]["system"]["name"] == "Linux"
@@ -279,18 +285,18 @@ class TestOverSsh:
         assert check_file(here / "mine.toml").problems == ()
 
     def test_without_a_runtime(self, device, here, run_cli):
-        result = run_cli("probe", device.target, "--out", "b.toml", "--python", "no-such-python")
+        result = run_cli("probe", device.target, "--out", "b.toml", "--python", "no-such-python", "--no-calibration")
         assert result.exit_code == 0
         assert "No Python to benchmark with (no python): `edgecomp setup" in result.stdout
         assert check_file(here / "b.toml").problems == ()
 
     def test_existing_file(self, device, here, run_cli):
         (here / "b.toml").write_text("mine")
-        result = run_cli("probe", device.target, "--out", "b.toml")
+        result = run_cli("probe", device.target, "--out", "b.toml", "--no-calibration")
         assert result.exit_code == 2
         assert "b.toml exists already" in result.stderr
         assert (here / "b.toml").read_text() == "mine"
-        assert run_cli("probe", device.target, "--out", "b.toml", "--force").exit_code == 0
+        assert run_cli("probe", device.target, "--out", "b.toml", "--force", "--no-calibration").exit_code == 0
 
     def test_same_facts_as_without_a_network(self, device):
         with connect(device.target) as remote, connect("local") as local:
@@ -302,7 +308,7 @@ class TestOverSsh:
             missing(f"{' and '.join(missing_tools())} not installed (Debian: openssh-server, openssh-client)")
         with running_sshd(tmp_path / "sshd", extra=["ForceCommand echo Welcome"]) as limited:
             monkeypatch.setenv("EDGECOMP_SSH_CONFIG", str(limited.config))
-            result = run_cli("probe", limited.target, "--out", "b.toml")
+            result = run_cli("probe", limited.target, "--out", "b.toml", "--no-calibration")
         assert result.exit_code == 1
         assert "did not run the commands of a probe (exit code 0)" in result.stderr
         assert not (here / "b.toml").exists()
@@ -312,3 +318,62 @@ def lasting_facts(transport):
     """What does not change by the second."""
     facts = collect(transport, python=sys.executable)
     return facts.system, facts.cpuinfo.flags, facts.cores, facts.memory.total_bytes, facts.libc, facts.python
+
+
+class TestTimingForCalibration:
+    """What becomes of it, with stand-ins for the timing; the fit itself is tested in test_calibration.py."""
+
+    def calibrated(self, monkeypatch, tmp_path, time_models):
+        monkeypatch.setattr("edgecomp.probe_calibration.time_models", time_models)
+        with connect("local") as transport:
+            run = calibration(tmp_path / "b.toml", sys.executable, 0.0)
+            return run(transport, collect(transport, python=sys.executable), load_profile("linux-x86-64"))
+
+    def test_without_a_runtime_the_profile_is_written_all_the_same(self, monkeypatch, tmp_path):
+        def none(*_, **__):
+            raise NoRuntimeError("local: No TFLite runtime works.")
+
+        found = self.calibrated(monkeypatch, tmp_path, none)
+        assert (found.stated, found.files, found.report) == ((), {}, None)
+        assert found.notes == ("Not calibrated: no TFLite runtime works there. `edgecomp setup local` brings one.",)
+
+    def test_times_of_an_emulator_are_none(self, monkeypatch, tmp_path):
+        facts = SimpleNamespace(emulator_signs=("run by qemu-aarch64-static",))
+        timed = SimpleNamespace(processes_us=((1.0,),), facts=facts, verdict="wrong_device")
+        found = self.calibrated(monkeypatch, tmp_path, lambda _transport, models, **_: dict.fromkeys(models, timed))
+        assert found.report is None
+        assert (
+            "Not calibrated: an emulator, whose times are no latencies (run by qemu-aarch64-static)." in found.notes[0]
+        )
+
+    def test_microcontrollers_are_not_timed(self, monkeypatch, tmp_path):
+        with connect("local") as transport:
+            run = calibration(tmp_path / "b.toml", sys.executable, 0.0)
+            found = run(transport, collect(transport, python=sys.executable), load_profile("stm32l4r5"))
+        assert found.notes == ("Not calibrated: its runtime is tflm, and only LiteRT is timed.",)
+
+    def test_file_beside_that_is_there_is_told_before_anything_is_asked(self, run_cli, tmp_path):
+        (tmp_path / "b.cost.toml").write_text("")
+        result = run_cli("probe", "pi@nowhere", "--out", tmp_path / "b.toml")
+        assert result.exit_code == 2
+        assert "b.cost.toml exists already" in result.stderr
+
+
+@pytest.mark.slow
+def test_this_machine_calibrated(run_cli, tmp_path):
+    """56 generated models timed here for real. Too noisy a machine says so, and has a profile all the same."""
+    out = tmp_path / "here.toml"
+    result = run_cli("probe", "local", "--out", out, "--python", sys.executable, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    profile = load_profile(str(out))
+    if found["calibration"] is None:
+        assert any("The calibration cannot be trusted" in note for note in found["notes"])
+        assert profile.cost.family == "x86-64-xnnpack"
+        return
+    assert found["calibration"]["num_models"] == 56
+    assert out.with_name("here.cost.toml").is_file()
+    graph = read_graph((Path(__file__).parent / "models" / "digits_int8.tflite").read_bytes())
+    estimate, _ = predict(graph, profile)
+    assert estimate.low_ms < estimate.value_ms < estimate.high_ms
+    assert estimate.family == profile.cost.constants.name
