@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -123,16 +124,17 @@ class Visit:
     Args:
         folder: For what it says.
         words: Its arguments.
+        address_space_bytes: Of the process; None for what the system gives.
+        variables: For its environment.
     """
 
-    def __init__(self, folder: Path, *words: object, **variables: str) -> None:
+    def __init__(self, folder: Path, *words: object, address_space_bytes: int | None = None, **variables: str) -> None:
         self._out, self._err = (folder / f"{secrets.token_hex(4)}.{name}" for name in ("out", "err"))
         command = [sys.executable, "-m", "edgecomp", "bench", *map(str, words)]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **variables},
-                # Whoever runs the tests in the background ignores it, and so would the children.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=lambda: _prepare(address_space_bytes),
             )  # fmt: skip
 
     @property
@@ -162,6 +164,13 @@ class Visit:
     def __exit__(self, *exception: object) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def _prepare(address_space_bytes: int | None) -> None:
+    # Whoever runs the tests in the background ignores it, and so would the children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if address_space_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (address_space_bytes, address_space_bytes))
 
 
 def complaint(stderr: str) -> str:

@@ -38,8 +38,9 @@ _NO_COMMAND = (126, 127)
 # A shell's greeting is shorter; more of it is a program that is no Python.
 _MOST_NOISE_LINES = 1000
 _MOST_SAMPLES = 10_000_000
-# Some hundred times what the agent says in one line; parsed, a line takes up to twenty times its size.
+# Some hundred times what the agent says; parsed, it takes up to twenty times as much memory.
 _LONGEST_LINE_CHARS = 1 << 22
+_MOST_CHARS = 1 << 24
 _SHORTEST_US, _LONGEST_US = 1e-3, 1e12
 # What is kept; a device that says anything else does not fill the host's memory with it.
 _OF_SESSION = ("waiting", "hello", "error", "done", "closed")
@@ -84,6 +85,7 @@ class _Listener:
         self.noise = ""
         self._noise_lines = 0
         self._samples = 0
+        self._chars = 0
         self._host = host
         self._progress = progress
 
@@ -99,6 +101,9 @@ class _Listener:
             raise ValueError(f"it sent a message of {len(line)} characters")
         message = json.loads(line)
         kind = str(message["type"])
+        self._chars += 0 if kind in ("samples", "outputs") else len(line)
+        if self._chars > _MOST_CHARS:
+            raise ValueError(f"it said more than {_MOST_CHARS >> 20} MiB beside samples")
         if kind == "waiting":
             self._tell(f"waiting for another measurement (process {one_line(str(message['holder']))})", 0, 0)
         if "configuration" not in message:
