@@ -24,7 +24,7 @@ from edgecomp.transports._known_hosts import DEFAULT_PORT, listed_name, read_kno
 CONFIG_VARIABLE = "EDGECOMP_SSH_CONFIG"
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
-# The configuration may hand host and user to a shell (Match exec); a fleet.toml may come from anybody. As OpenSSH.
+# A ProxyCommand may hand host and user to a shell, and a fleet.toml may come from anybody; OpenSSH refuses them too.
 _NO_SHELL = frozenset("'`\"$;&<>|(){},")
 
 
