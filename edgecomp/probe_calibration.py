@@ -64,9 +64,7 @@ def calibration(
         try:
             found = calibrate(measure, profile)
         except NoRuntimeError:
-            return _without(
-                f"Not calibrated: no TFLite runtime works there. `edgecomp setup {facts.host}` brings one."
-            )
+            return _without(f"Not calibrated: no TFLite runtime works there. `edgecomp setup {facts.host}` brings one.")
         except BenchmarkError as error:
             return _without(f"Not calibrated: {error.message.removesuffix('.')}. {error.hint or ''}".strip())
         notes = list(found.notes)

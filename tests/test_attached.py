@@ -158,9 +158,10 @@ class TestFaults:
         ],
     )
     def test_what_ends_it(self, files, host, tmp_path, fault, message):
-        with board(tmp_path, fault) as attachment, pytest.raises(BenchmarkError, match=message):
+        with board(tmp_path, fault) as attachment:
             quick = Attachment(attachment.flash, attachment.run, attachment.serial, round_seconds=3)
-            measure(files, quick, host)
+            with pytest.raises(BenchmarkError, match=message):
+                measure(files, quick, host)
 
     @pytest.mark.parametrize(
         ("attachment", "message"),

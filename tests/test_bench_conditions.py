@@ -24,7 +24,7 @@ from tests.conftest import missing
 from tests.digits_bundle import write_digits_bundle
 from tests.sshd import missing_tools, running_sshd
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.slow, pytest.mark.device]  # Minutes, most of it waiting for processes.
 
 # Two processes: what is written while the first one is timed holds for all of the second.
 SETTINGS = BenchSettings(

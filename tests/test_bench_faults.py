@@ -34,7 +34,7 @@ from tests.digits_bundle import MODELS, digit_images, golden_arrays, write_digit
 from tests.sshd import LOCALHOST, CuttingProxy, children_of, free_port, make_key, wait_until
 from tests.test_agent import fake_runtime, link_numpy
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.slow, pytest.mark.device]  # Minutes, most of it waiting for processes.
 
 server = bench_device.server
 device = bench_device.device

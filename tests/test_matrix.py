@@ -245,6 +245,7 @@ class TestForPeople:
         assert "cnn.keras, cut.keras, flat.keras, linear.keras" in called("runs", "list", *store).stdout
 
 
+@pytest.mark.slow
 class TestInterrupted:
     """Real processes, ended by real signals: after the first model was finished, or in the middle of it."""
 

@@ -339,6 +339,7 @@ def test_over_adb(tmp_path):
         wait_until(lambda: not is_running(pid), "the program is ended")
 
 
+@pytest.mark.slow
 @pytest.mark.device
 class TestOverSsh:
     """A script that prints recorded output, where the program would be."""

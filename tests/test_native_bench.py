@@ -389,6 +389,7 @@ def refused_as_busy(phone: Phone, why: str) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.device
 class TestLock:
     def test_waits_for_a_keeper(self, phone, bundle):
@@ -479,6 +480,7 @@ class TestLock:
         assert victim.read_text() == "precious"
 
 
+@pytest.mark.slow
 @pytest.mark.device
 class TestLockWithoutFlock:
     """A shell that has no `flock`: a folder is the lock."""

@@ -20,7 +20,7 @@ from tests.digits_bundle import MODELS
 from tests.setup_wheels import INTERPRETER, write_numpy, write_runtime, write_wheel
 from tests.sshd import LOCALHOST, CuttingProxy, missing_tools, running_sshd, wait_until
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.slow, pytest.mark.device]  # Minutes, most of it waiting for processes.
 
 TFLITE = "tflite-runtime"
 # What a process on the device does first, and then what it sees.
