@@ -141,10 +141,12 @@ def _print_details(console: Console, item: CandidateResult) -> None:
         latency = item.latency_ms
         console.print(
             f"{item.name} latency: p50 {latency.value:.4g} ms [{latency.low:.4g}, {latency.high:.4g}], "
-            f"p90 {latency.p90:.4g} ms ({latency.mode}, {latency.runs} runs, {latency.num_threads} thread(s)) "
-            f"on {escape(latency.on)}",
+            f"p90 {latency.p90:.4g} ms ({latency.mode}, {latency.runs} runs, threads: {latency.num_threads}) "
+            f"on {latency.on}: {latency.verdict.replace('_', ' ')}",
             markup=False,
         )
+        for reason in latency.reasons:
+            console.print(f"  [red]-[/] {escape(reason)}")
 
 
 def _print_robustness(console: Console, name: str, found: Robustness, metric: str) -> None:
@@ -230,8 +232,11 @@ def _memory(item: CandidateResult) -> str:
 
 def latency_text(item: CandidateResult) -> str:
     """Measured or estimated, and which; empty if it is not known."""
-    latency = item.latency_ms or item.estimated_latency_ms
-    return "" if latency is None else f"{latency.value:.4g} ms {latency.mode}"
+    if item.latency_ms is not None:
+        trust = "" if item.latency_ms.is_trusted else f", {item.latency_ms.verdict.replace('_', ' ')}"
+        return f"{item.latency_ms.value:.4g} ms {item.latency_ms.mode}{trust}"
+    estimate = item.estimated_latency_ms
+    return "" if estimate is None else f"{estimate.value:.4g} ms {estimate.mode}"
 
 
 def print_bundle(bundle: Bundle) -> None:
