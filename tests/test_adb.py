@@ -46,12 +46,14 @@ def attach(adb_host, tmp_path):
 
 
 class TestChoice:
+    @pytest.mark.slow
     def test_only_device_needs_no_serial(self, attach):
         device = attach()
         with connect("adb://") as transport:
             assert transport.host == f"adb://{device.serial}"
             assert transport.run(["true"], timeout_s=20).exit_code == 0
 
+    @pytest.mark.slow
     def test_no_device(self, adb_host):
         with pytest.raises(ConnectError, match="No Android device is attached") as caught:
             connect("adb://")

@@ -115,6 +115,7 @@ def answers(outputs):
 
 
 class TestScore:
+    @pytest.mark.slow
     def test_all_samples_of_a_fit(self, temporary, fitted, digits):
         """The same file, kernels, samples and seed as for the bundle: the same score, and the same interval."""
         done = called("bench", fitted, *ARGS, "--accuracy", 1000, "--data", DATA, "--json")
@@ -182,6 +183,7 @@ class TestScore:
         assert score["metric"] == "sevens_metric:sevens"
         assert score["value"] == np.mean((digits["y_test"] == 7) == sevens)
 
+    @pytest.mark.slow
     def test_several_inputs(self, local, tmp_path):
         """a - b, so that swapped inputs would be seen; 40 samples of which the sign of the sum is known."""
         first, second = (Tensor("FLOAT32", (1, 4)) for _ in range(2))

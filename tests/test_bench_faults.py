@@ -1,4 +1,35 @@
-"""Everything that can go wrong between `edgecomp bench` and a device."""
+"""Everything that can go wrong between `edgecomp bench` and a device, with real processes and a real SSH server.
+
+Each fault ends in one sentence and within a limit, leaves nothing on the device, and costs no other device anything.
+
+| fault | test |
+|---|---|
+| wrong key | TestReaching; with a passphrase, damaged, none: test_ssh_login.TestKeys |
+| unknown and changed host key | TestReaching; revoked, of another kind, of a jump host: test_ssh_host_keys |
+| refused port | TestReaching; no such host, no SSH server: test_ssh_login.TestUnreachable |
+| connection cut in mid-run, while files are copied | test_bench_ssh.TestFaults; tried again: test_fleet.TestMeasuring |
+| link that stalls | TestReaching, TestLink; test_ssh_login.TestUnreachable.test_lost_connection_is_noticed |
+| agent killed | TestKilled; with a governor to put back: test_agent.TestKeeper |
+| host killed | test_bench_ssh.TestFaults.test_host_that_is_interrupted_or_killed |
+| out of memory on the device | TestMemory, TestKilled (exit code 137) |
+| device disk full | TestDisk |
+| read-only home, read-only folder for temporary files | TestDisk |
+| clock jump | test_clock_that_is_set_meanwhile; what is made of it: test_verdict |
+| Python too old | test_agent.TestLanguage.test_an_old_python_is_told_so |
+| no Python, no numpy, no runtime | test_bench_ssh.TestFaults.test_no_python, test_agent.TestRuntimes |
+| numpy 2 under tflite-runtime | TestPython |
+| runtime that segfaults, or is broken | test_bench_ssh.TestFaults.test_runtime_that_breaks, test_agent.TestRuntimes |
+| model with an operator that the runtime lacks | TestPython |
+| temperature, governor, frequency; CPU quota | test_bench_conditions |
+| two processes want one device | TestTwoVisitors; test_agent.TestKeeper |
+| Ctrl-C | test_ctrl_c; who waits: TestTwoVisitors; a fleet: test_fleet.TestMeasuring.test_interrupted |
+| hostile output | test_bench_hostile; what a server says at login: test_ssh_login |
+| late, or never an answer | test_agent.TestKeeper.test_late_measurement_is_ended, test_bench_hostile |
+| other devices | TestFleet; test_fleet.TestMeasuring.test_one_fault_costs_the_others_nothing |
+| boards without a shell | test_attached.TestFaults |
+| benchmark_model in place of Python | test_native_bench |
+| names with quotes and `$()`, secrets, what came back from a device | test_bench_security |
+"""
 
 import contextlib
 import json
@@ -13,6 +44,7 @@ import pytest
 
 from edgecomp.bench import BenchSettings, bench_bundle
 from edgecomp.errors import BenchmarkError, RuntimeRefusedError, TransportError
+from edgecomp.fleet import run as fleet_run
 from edgecomp.tflite_edit import pack_model, unpack_model
 from edgecomp.transports import _ssh_login, connect
 from tests import bench_device
@@ -31,10 +63,11 @@ from tests.bench_device import (
     working_in,
 )
 from tests.digits_bundle import MODELS, digit_images, golden_arrays, write_digits_bundle
-from tests.sshd import LOCALHOST, CuttingProxy, children_of, free_port, make_key, wait_until
+from tests.sshd import LOCALHOST, CuttingProxy, children_of, free_port, make_key, running_sshd, wait_until
 from tests.test_agent import fake_runtime, link_numpy
+from tests.test_fleet import target
 
-pytestmark = [pytest.mark.slow, pytest.mark.device]  # Minutes, most of it waiting for processes.
+pytestmark = pytest.mark.device
 
 server = bench_device.server
 device = bench_device.device
@@ -90,6 +123,7 @@ class TestReaching:
 
 
 class TestLink:
+    @pytest.mark.slow
     def test_goes_silent_in_mid_measurement(self, device, bundle, monkeypatch):
         """Noticed by three keep-alives here, and by the time limit there, where nobody ever says that we are gone."""
         monkeypatch.setattr(_ssh_login, "KEEPALIVE_INTERVAL_S", 0.5)
@@ -298,6 +332,7 @@ def keepers(server):
 
 
 class TestTwoVisitors:
+    @pytest.mark.slow
     def test_both_are_served_one_after_the_other(self, device, bundle, tmp_path):
         """Each takes 4 s at least, so whoever comes second finds the other one there."""
         words = (bundle, "--host", device.target, *QUICK_WORDS, "--min-seconds", 4, "--json")
@@ -328,6 +363,61 @@ class TestTwoVisitors:
             assert first.process.poll() is None
             first.interrupt()
             assert first.exit_code() == 130
+
+
+def test_clock_that_is_set_meanwhile(device, bundle, tmp_path):
+    """By an hour, as by NTP after a start without a network: it is told, and the times are as they are."""
+    moved = f"import os, time\nreal = time.time\ntime.time = lambda: real() + 3600 * os.path.exists('{tmp_path}/set')\n"
+    (tmp_path / "sitecustomize.py").write_text(moved)
+    python = program(tmp_path / "python", f'PYTHONPATH="{tmp_path}" exec {sys.executable} "$@"')
+    settings = BenchSettings(min_seconds=1.5, max_seconds=5.0, min_processes=1, max_processes=1, passes=())
+    with connect(device.target) as transport:
+        measured = bench_bundle(
+            bundle, transport, settings=settings, python=python,
+            progress=lambda what, *_: (tmp_path / "set").touch() if what == "measuring" else None,
+        )  # fmt: skip
+    assert measured.notes == ("The wall clock was moved by +3600 s meanwhile; times are of a clock that nobody moves.",)
+    assert max(measured.processes_us[0]) < 5e6
+
+
+class TestFleet:
+    @pytest.mark.slow
+    def test_faults_cost_other_devices_nothing(self, bundle, tmp_path, run_cli, monkeypatch):
+        """Five devices at once: one is fine, one crashes, one lies, one is cut off, one goes silent."""
+        monkeypatch.setattr(_ssh_login, "KEEPALIVE_INTERVAL_S", 0.5)
+        monkeypatch.setattr(fleet_run, "TRY_AGAIN_S", 0.1)
+        crashes = tmp_path / "modules"
+        fake_runtime(crashes, "ai_edge_litert", importing="import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+        pythons = {
+            "crashes": program(tmp_path / "crashes", f'PYTHONPATH="{crashes}" exec {sys.executable} "$@"'),
+            "lies": program(tmp_path / "lies", r"printf '\033[2J\377{\n'; exec cat"),
+        }
+        with contextlib.ExitStack() as stack:
+            devices = {
+                name: stack.enter_context(running_sshd(tmp_path / f"sshd-{name}"))
+                for name in ("fine", "crashes", "lies", "cut", "silent")
+            }
+            ports = {name: one.port for name, one in devices.items()}
+            for name, limit in (("cut", "cut_after_bytes"), ("silent", "silent_after_bytes")):
+                proxy = stack.enter_context(CuttingProxy(devices[name].port, **{limit: 100_000}))
+                devices[name].trust(proxy.port)
+                ports[name] = proxy.port
+            text = [target(name, one, pythons.get(name, sys.executable), ports[name]) for name, one in devices.items()]
+            (tmp_path / "fleet.toml").write_text("".join(text))
+            words = ["--fleet", tmp_path / "fleet.toml", *QUICK_WORDS, "--connect-timeout", "3s", "--json"]
+            result = run_cli("bench", bundle, *words)
+            devices.pop("silent")  # Which learns of the end with the line's.
+            for one in devices.values():
+                bench_device.wait_until_clean(one)
+        assert result.exit_code == 1, result.output
+        report = json.loads(result.stdout)
+        (measured,) = report["measurements"]
+        assert (measured["target"], measured["golden"]["ok"]) == ("fine", True)
+        errors = {failed["target"]: failed["error"] for failed in report["failed"]}
+        assert errors["crashes"].endswith("killed by signal SIGSEGV, while loading the model with ai-edge-litert.")
+        assert "does not speak the agent's protocol: it printed" in errors["lies"]
+        assert errors["cut"].endswith("(tried 3 times).")
+        assert errors["silent"].endswith("(tried 3 times).")
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])

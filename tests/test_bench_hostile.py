@@ -186,7 +186,6 @@ def check_progress(what, *_):
     assert len(what) < 500
 
 
-@pytest.mark.slow
 class TestOneThingChanged:
     def test_nothing_changed(self, messages, bundle, capsys):
         report = check(as_lines(messages), bundle, capsys)

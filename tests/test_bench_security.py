@@ -247,9 +247,7 @@ class TestNothingIsExecuted:
     def test_strings_of_a_whole_session(self, asked, bundle, tmp_path):
         """All of them hostile; one command is run, ours."""
         logging, commands = asked
-        middle = IN_THE_MIDDLE.replace("OWNED = b", "OWNED = b").replace(
-            '"\\x1b[31m', '"; touch /tmp/x; $(touch x)\\x1b[31m'
-        )
+        middle = IN_THE_MIDDLE.replace('"\\x1b[31m', '"; touch /tmp/x; $(touch x)\\x1b[31m')
         (tmp_path / "middle.py").write_text(middle)
         python = program(tmp_path / "python", f'exec {sys.executable} {tmp_path / "middle.py"} "$@"')
         with connect(logging.target) as transport:
@@ -270,7 +268,7 @@ class TestSecrets:
         for suffix in ("", ".pub"):
             shutil.copy(f"{device.identity}{suffix}", f"{locked}{suffix}")
         said = []
-        words = (bundle, "--host", device.target, *QUICK_WORDS, "--min-seconds", 4, "--identity", locked, "--json")
+        words = (bundle, "--host", device.target, *QUICK_WORDS, "--min-seconds", 3, "--identity", locked, "--json")
         files = (tmp_path / "r.json", tmp_path / "r.xml")
         python = program(tmp_path / "python", f'umask 0; exec {sys.executable} "$@"')
         with at_most(90), ssh_agent(tmp_path / "agent", device.identity) as socket_path:

@@ -141,6 +141,7 @@ class TestMeasuring:
         assert errors["off"].endswith("(tried 3 times).")
         assert "refuses connections" in errors["off"]
 
+    @pytest.mark.slow
     def test_what_the_network_broke_is_tried_again(self, servers, bundle, tmp_path):
         a, *_ = servers
         cuts = []
@@ -157,6 +158,7 @@ class TestMeasuring:
         assert cuts == ["measuring"]
         assert reports["shaky"].measurements[0].golden.ok
 
+    @pytest.mark.slow
     def test_commands_before_and_after(self, servers, bundle, tmp_path):
         """Argument vectors: what looks like shell is an argument. `after` runs although the measurement failed."""
         a, b, _ = servers
@@ -170,6 +172,7 @@ class TestMeasuring:
         reports = run_fleet(fleet, assign(fleet, [bundle]), threads=(1,), settings=QUICK)
         assert reports["two"].failed[0].error.endswith("false failed (exit code 1).")
 
+    @pytest.mark.slow
     def test_two_names_of_one_device_take_turns(self, servers, bundle, tmp_path):
         """The lock is the device's, not the name's: the second waits, and both are measured."""
         a, *_ = servers
@@ -205,6 +208,7 @@ class TestMeasuring:
         tagged = run_cli("bench", bundle, *options, "--tag", "lab", "--json")
         assert [item["target"] for item in json.loads(tagged.stdout)["measurements"]] == ["one"]
 
+    @pytest.mark.slow
     def test_interrupted(self, servers, bundle, tmp_path):
         """Ctrl-C: exit code 130, both devices are clean within seconds (the fixture looks)."""
         a, b, _ = servers

@@ -80,6 +80,7 @@ def four(models, tmp_path_factory):
     return folder, done.exit_code, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 class TestFour:
     def test_every_model_has_a_row_and_every_device_a_cell(self, four):
         _, code, body = four
@@ -174,6 +175,7 @@ class TestFour:
             assert store.load_run("last").summary.name == body["run"]
 
 
+@pytest.mark.slow
 class TestForPeople:
     @pytest.fixture(scope="class")
     @staticmethod
