@@ -37,6 +37,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ from tests import bench_device
 from tests.bench_device import (
     DEVICE_PYTHONS,
     ENDLESS_WORDS,
+    LONG,
     ONCE,
     QUICK,
     QUICK_WORDS,
@@ -127,7 +129,7 @@ class TestLink:
     def test_goes_silent_in_mid_measurement(self, device, bundle, monkeypatch):
         """Noticed by three keep-alives here, and by the time limit there, where nobody ever says that we are gone."""
         monkeypatch.setattr(_ssh_login, "KEEPALIVE_INTERVAL_S", 0.5)
-        settings = BenchSettings(min_seconds=600, max_seconds=600, timeout_s=15)
+        settings = replace(LONG, timeout_s=15)
         with CuttingProxy(device.port) as proxy:
             device.trust(proxy.port)
             with (
@@ -334,8 +336,9 @@ def keepers(server):
 class TestTwoVisitors:
     @pytest.mark.slow
     def test_both_are_served_one_after_the_other(self, device, bundle, tmp_path):
-        """Each takes 4 s at least, so whoever comes second finds the other one there."""
-        words = (bundle, "--host", device.target, *QUICK_WORDS, "--min-seconds", 4, "--json")
+        """Each takes some seconds at least, so whoever comes second finds the other one there."""
+        words = (bundle, "--host", device.target, *QUICK_WORDS, "--processes", 4, "--max-processes", 4, "--json")
+        words = (*words, "--min-seconds", 4, "--max-seconds", 20)
         with Visit(tmp_path, *words) as one, Visit(tmp_path, *words) as other:
             # The bundle is for a Raspberry Pi 4, which this machine is not.
             assert (one.exit_code(), other.exit_code()) == (4, 4)
@@ -344,13 +347,14 @@ class TestTwoVisitors:
             for visit in (one, other):
                 assert json.loads(visit.out)["measurements"][0]["golden"]["ok"]
 
+    @pytest.mark.slow
     def test_who_does_not_want_to_wait(self, device, bundle, tmp_path):
         """The first measures on, whatever the others do; who gives up waits no longer on the device either."""
         with Visit(tmp_path, bundle, "--host", device.target, *ENDLESS_WORDS) as first:
             first.wait_for("measuring")
             (holder,) = keepers(device)
             with Visit(tmp_path, bundle, "--host", device.target, *QUICK_WORDS, "--wait", "1s") as hurried:
-                assert hurried.exit_code() == 1
+                assert hurried.exit_code() == 1, first.err + hurried.err
                 assert complaint(hurried.err) == (
                     f"Error: {device.target}: Another measurement is running there (process {holder}), and did not end "
                     "within 1 s.\nWait for it, or give it more time with --wait."

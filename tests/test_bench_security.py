@@ -268,7 +268,21 @@ class TestSecrets:
         for suffix in ("", ".pub"):
             shutil.copy(f"{device.identity}{suffix}", f"{locked}{suffix}")
         said = []
-        words = (bundle, "--host", device.target, *QUICK_WORDS, "--min-seconds", 3, "--identity", locked, "--json")
+        words = (
+            bundle,
+            "--host",
+            device.target,
+            *QUICK_WORDS,
+            "--min-seconds",
+            5,
+            "--processes",
+            3,
+            "--max-processes",
+            3,
+            "--identity",
+            locked,
+            "--json",
+        )
         files = (tmp_path / "r.json", tmp_path / "r.xml")
         python = program(tmp_path / "python", f'umask 0; exec {sys.executable} "$@"')
         with at_most(90), ssh_agent(tmp_path / "agent", device.identity) as socket_path:
