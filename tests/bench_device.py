@@ -26,7 +26,7 @@ ONCE = BenchSettings(
     min_seconds=0.0, max_seconds=5.0, min_processes=1, max_processes=1, precision_ratio=0.99, passes=()
 )
 QUICK = {"settings": ONCE, "python": sys.executable}
-# A process ends at 200,000 runs, which the digits need a second for: minutes are made of many of them.
+# As long as no test lasts.
 LONG = BenchSettings(min_seconds=600.0, max_seconds=600.0, min_processes=100, max_processes=100)
 ENDLESS = {"settings": LONG, "python": sys.executable}
 

@@ -487,9 +487,29 @@ class TestTiming:
     def test_stop_rule(self, monkeypatch, milliseconds, max_seconds, runs):
         model = self.SlowModel(milliseconds)
         monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: model.now_ns)
-        values = timing.time_runs(model, 50, 1.0, max_seconds, precision_ratio=0.02)
+        values, every = timing.time_runs(model, 50, 1.0, max_seconds, precision_ratio=0.02)
+        assert every == 1
         assert values == [milliseconds * 1000.0] * runs  # Microseconds.
         assert model.fed == list(range(runs))
+
+    def test_fast_model_is_timed_as_long_as_any_other(self, monkeypatch):
+        """20 us on average for 2 s are 100,000 inferences: fewer than 50,000 are kept, every fourth by its number.
+
+        Every third takes 40 us; the kept ones must have the same share of them, for 4 and 3 have no common factor.
+        """
+        model = self.SlowModel(0.01)
+        invoke = model.invoke
+
+        def sometimes_slow():
+            for _ in range(4 if len(model.fed) % 3 == 0 else 1):
+                invoke()
+
+        model.invoke = sometimes_slow
+        monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: model.now_ns)
+        values, every = timing.time_runs(model, 50, 2.0, 4.0, precision_ratio=0.02)
+        assert (every, len(values)) == (4, -(-len(model.fed) // 4))
+        assert len(model.fed) == pytest.approx(100_000, rel=0.01)  # 2 s of (10 + 10 + 40) / 3 us.
+        assert sum(value == 40.0 for value in values) / len(values) == pytest.approx(1 / 3, abs=0.001)
 
 
 class TestFacts:

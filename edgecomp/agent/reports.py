@@ -209,6 +209,7 @@ class ProcessReport(_Message):
         throttled_before, throttled_after: Bits of `vcgencmd get_throttled`.
         clock_jump_s: How far the wall clock was moved; the times are of a clock that nobody moves.
         involuntary_switches: How often the process was taken off its core.
+        every: Of how many inferences one was kept; more than 1 where a model is so fast that there are too many.
     """
 
     runs: Whole
@@ -223,6 +224,7 @@ class ProcessReport(_Message):
     throttled_after: Whole | None
     clock_jump_s: Real
     involuntary_switches: Whole | None
+    every: int = Field(default=1, ge=1)
 
 
 class ConfigurationReport(_Message):

@@ -205,10 +205,14 @@ def _changing(processes: Sequence[ProcessReport]) -> Iterable[Finding]:
 def conditions_notes(processes: Sequence[ProcessReport]) -> tuple[str, ...]:
     """What is worth knowing and speaks against nothing."""
     jumps = [process.clock_jump_s for process in processes if abs(process.clock_jump_s) > CLOCK_JUMP_S]
-    return tuple(
+    notes = [
         f"The wall clock was moved by {jump:+.0f} s meanwhile; times are of a clock that nobody moves."
         for jump in jumps
-    )
+    ]
+    every = max((process.every for process in processes), default=1)
+    if every > 1:
+        notes.append(f"Of the inferences of a process one in {every} was kept, by number, for there are so many.")
+    return tuple(notes)
 
 
 def _moments(processes: Sequence[ProcessReport]) -> list[Conditions]:

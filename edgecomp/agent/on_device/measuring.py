@@ -126,12 +126,14 @@ def _measure_latency(job: Any, configuration: Any, opened: Opened, say: Say, com
     time_runs(model, 1, WARM_UP_S, job["process_seconds"], 1.0)
     say("stage", name="measuring")
     switches, cpu_s = involuntary_switches(), time.process_time()
-    values = time_runs(model, job["min_runs"], job["min_seconds"], job["process_seconds"], job["precision_ratio"])
+    values, every = time_runs(
+        model, job["min_runs"], job["min_seconds"], job["process_seconds"], job["precision_ratio"]
+    )
     switches, cpu_s = involuntary_switches() - switches, time.process_time() - cpu_s
     say("stage", name="measured")
     for start in range(0, len(values), SAMPLES_PER_LINE):
         say("samples", unit="us", values=values[start : start + SAMPLES_PER_LINE])
-    say("done", involuntary_switches=switches, cpu_s=cpu_s)
+    say("done", involuntary_switches=switches, cpu_s=cpu_s, every=every)
 
 
 def involuntary_switches() -> int:

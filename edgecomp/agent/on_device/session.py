@@ -215,4 +215,5 @@ class _Watch:
             "throttled_after": last["throttled"],
             "clock_jump_s": round((last["clock_s"] - first["clock_s"]) - elapsed_s, 3),
             "involuntary_switches": self.usage["involuntary_switches"],
+            "every": self.usage["every"],
         }
