@@ -275,7 +275,9 @@ class TestDisk:
             assert bench_bundle(bundle, transport, **QUICK | {"python": python}).golden.ok
 
     def test_read_only_folders_for_temporary_files(self, device, bundle, tmp_path):
-        mounts = 'for f in "$TMPDIR" /var/tmp /tmp; do mount -t tmpfs -o ro none "$f" || exit 9; done && cd /proc'
+        # What is in them stays there to be read: this Python may be.
+        read_only = 'mount --bind "$f" "$f" && mount -o remount,bind,ro "$f" || exit 9'
+        mounts = f'for f in "$TMPDIR" /var/tmp /tmp; do {read_only}; done && cd /proc'
         python = in_own_mounts(tmp_path / "python", mounts)
         with (
             connect(device.target) as transport,
