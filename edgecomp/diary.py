@@ -24,7 +24,9 @@ class StepReport:
         step: The technique with its options, in words.
         before, after: What the model weighed.
         epochs: Trained; None for a preview.
-        best_epoch: Whose weights were kept, from 1; None for a preview.
+        best_epoch: Whose weights were kept, from 1; 0: those before the training, which no epoch bettered; None for a
+            preview.
+        start_loss: On the validation samples, before the training; None for a preview, or where it was no number.
         validation_losses: After every epoch.
         train_seconds: Measured on this machine; None for a preview.
         seconds: Of the whole step, without what an interrupted run had done.
@@ -40,6 +42,7 @@ class StepReport:
     notes: tuple[str, ...]
     epochs: int | None
     best_epoch: int | None
+    start_loss: float | None
     validation_losses: tuple[float, ...]
     train_seconds: float | None
     seconds: float

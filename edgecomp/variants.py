@@ -139,6 +139,7 @@ def _run_step(step: Any, model: Any, context: Context, *, preview: bool) -> tupl
         notes=made.notes,
         epochs=None if history is None else history.epochs,
         best_epoch=None if history is None else history.best_epoch + 1,
+        start_loss=None if history is None else history.start_loss,
         validation_losses=() if history is None else history.validation_losses,
         train_seconds=None if history is None else history.seconds,
         seconds=round(time.monotonic() - started, 2),

@@ -27,6 +27,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, the tests of one file run in one process: what its fixtures made is made once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def store_folder(tmp_path_factory) -> Path:
     """Every fit of the tests keeps its work here, not in the folder that tests are run in."""

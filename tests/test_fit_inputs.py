@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT, read_npz
-from tests.test_fit import chosen_of, fit, run
+from tests.whole_fits import chosen_of, fit, run
 
 DIGITS = ROOT / "calibration_data" / "digits"
 SCALED = ("--mean", "0", "--std", "16")

@@ -25,7 +25,7 @@ from edgecomp.tflite_edit import pack_model, unpack_model
 from tests.conftest import ROOT, missing, read_npz
 from tests.digits_bundle import MODELS
 from tests.pack_models import clustered, k_means
-from tests.test_fit import chosen_of, fit
+from tests.whole_fits import chosen_of, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:Warning. Enabling `experimental_preserve_all_tensors`:UserWarning")
 

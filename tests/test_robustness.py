@@ -26,7 +26,7 @@ from edgecomp.metrics.corruptions import (
 from edgecomp.metrics.robustness import compare_condition, flips, worst_class
 from edgecomp.tensors import TensorSpec
 from tests.conftest import ROOT, read_npz
-from tests.test_fit import chosen_of, fit
+from tests.whole_fits import chosen_of, fit
 
 BYTES = np.dtype(np.uint8)
 FLOATS = np.dtype(np.float32)

@@ -73,6 +73,32 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(data):
     assert total / data.validation.count == pytest.approx(history.validation_losses[history.best_epoch], rel=1e-4)
 
 
+def test_a_training_that_only_harms_leaves_the_model_as_it_was(data):
+    model = small_model()
+    FineTuning(data, SETTINGS).run(model, "test")
+    before = model.get_weights()
+    history = FineTuning(data, replace(SETTINGS, epochs=2, learning_rate=3.0)).run(model, "test")
+    assert history.best_epoch == -1
+    assert history.start_loss < min(history.validation_losses)
+    assert all(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True))
+
+
+def test_what_has_not_its_final_form_is_no_start_to_go_back_to(data):
+    """A network whose zeros come epoch by epoch may be better without them: that is not what was asked for."""
+    model = small_model()
+    FineTuning(data, SETTINGS).run(model, "test")
+    kernel = model.get_layer("dense").kernel
+
+    class Late(Mask):
+        def is_final(self, epoch, epochs):
+            return epoch == epochs - 1
+
+    zeros = Late(np.zeros(kernel.shape, bool))
+    history = FineTuning(data, replace(SETTINGS, epochs=2, learning_rate=3.0)).run(model, "test", {id(kernel): zeros})
+    assert history.best_epoch == 1
+    assert not kernel.numpy().any()
+
+
 def test_the_same_seed_gives_the_same_weights(data):
     made = []
     for _ in range(2):

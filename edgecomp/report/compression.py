@@ -74,9 +74,11 @@ def _print_step(console: Console, step: StepReport) -> None:
     if step.epochs is not None and step.train_seconds is not None:
         losses = step.validation_losses
         resumed = f"; {step.resumed_epochs} of them by an interrupted run" if step.resumed_epochs else ""
+        best = f"best in epoch {step.best_epoch}" if step.best_epoch else "no epoch was better than the start"
+        start = "" if step.start_loss is None else f"{step.start_loss:.4g} -> "
         console.print(
-            f"  trained {step.epochs} epochs in {step.train_seconds:.0f} s; validation loss {losses[0]:.4g} -> "
-            f"{min(losses):.4g}, best in epoch {step.best_epoch}{resumed}"
+            f"  trained {step.epochs} epochs in {step.train_seconds:.0f} s; validation loss {start}"
+            f"{min(losses):.4g}, {best}{resumed}"
         )
     for change in step.changes[:_SHOWN_LAYERS]:
         console.print(f"  {escape(change.layer)}: {escape(change.change)}")

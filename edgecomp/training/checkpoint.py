@@ -16,16 +16,23 @@ from edgecomp.training.samples import Samples
 from edgecomp.training.settings import TrainingSettings
 
 _META = "meta"
+# Raised where what is saved changes its meaning: a state of another form is not taken up.
+_FORM = 2
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A state as it was saved: all variables, then the best weights."""
+    """A state as it was saved: all variables, then the best weights.
+
+    Attributes:
+        validation_losses: The first is that before the training.
+        best_place: Of the best weights, among the validation losses.
+    """
 
     arrays: list[np.ndarray]
     losses: list[float]
     validation_losses: list[float]
-    best_epoch: int | None
+    best_place: int | None
     best: list[np.ndarray]
     seconds: float
 
@@ -34,7 +41,7 @@ def fingerprint(technique: str, model: Any, samples: Samples, settings: Training
     """Digest of all that a run depends on: a state of another run must not be taken up."""
     digest = hashlib.sha256()
     shapes = [(variable.name, tuple(variable.shape)) for variable in model.variables]
-    digest.update(json.dumps([technique, asdict(settings), samples.count, shapes], default=str).encode())
+    digest.update(json.dumps([_FORM, technique, asdict(settings), samples.count, shapes], default=str).encode())
     for variable in model.variables:
         digest.update(variable.numpy().tobytes())
     for item in samples.labels.values():
@@ -61,7 +68,7 @@ class Checkpoint:
                 return None
             arrays = [stored[f"a{number}"] for number in range(meta["arrays"])]
             best = [stored[f"b{number}"] for number in range(meta["best"])]
-        return Saved(arrays, meta["losses"], meta["validation_losses"], meta["best_epoch"], best, meta["seconds"])
+        return Saved(arrays, meta["losses"], meta["validation_losses"], meta["best_place"], best, meta["seconds"])
 
     def save(
         self,
@@ -81,7 +88,7 @@ class Checkpoint:
             "best": len(kept),
             "losses": losses,
             "validation_losses": validation_losses,
-            "best_epoch": None if best is None else best[0],
+            "best_place": None if best is None else best[0],
             "seconds": seconds,
         }
         named = {f"a{number}": values for number, values in enumerate(arrays)}

@@ -36,13 +36,15 @@ class History:
     Attributes:
         losses: Mean training loss of every epoch.
         validation_losses: The same loss on the validation samples.
-        best_epoch: Whose weights the model has, from 0.
+        start_loss: The same before the first epoch; None if it was no number.
+        best_epoch: Whose weights the model has, from 0; -1: those that it began with, for no epoch was better.
         seconds: Of training, measured on this machine, over all resumed parts.
         resumed_at: Epochs that an earlier, interrupted run had done.
     """
 
     losses: tuple[float, ...]
     validation_losses: tuple[float, ...]
+    start_loss: float | None
     best_epoch: int
     seconds: float
     resumed_at: int = 0
@@ -72,7 +74,9 @@ class FineTuning:
     report: Progress = silent
 
     def run(self, model: Any, technique: str, projections: Mapping[int, Projection] | None = None) -> History:
-        """Train a model in place; it ends up with the weights of the epoch with the lowest validation loss.
+        """Train a model in place; it ends up with the weights that had the lowest validation loss.
+
+        Those that it began with count, too: a few epochs at a high rate can leave a repaired network worse than it was.
 
         Args:
             model: A tf_keras model.
@@ -149,33 +153,48 @@ class Run:
         """Epoch by epoch; see `FineTuning.run`."""
         settings = self.job.settings
         losses: list[float] = []
-        validation: list[float] = []
-        best: tuple[int, list[np.ndarray]] | None = None
+        best: tuple[int, list[np.ndarray]] | None = None  # Place among the validation losses, weights.
         store = Checkpoint(self.job.checkpoint, fingerprint(self.technique, self.model, self.samples, settings))
         seconds = 0.0
         if (saved := store.load()) is not None:
             losses, validation, seconds = saved.losses, saved.validation_losses, saved.seconds
-            best = None if saved.best_epoch is None else (saved.best_epoch, saved.best)
+            best = None if saved.best_place is None else (saved.best_place, saved.best)
             self._restore(saved.arrays)
+        else:
+            validation = [self._start_loss()]
+            best = self._better(-1, validation, None)
         resumed_at = len(losses)
         # A run that was stopped between its last epoch and its end has nothing left to do.
         for epoch in range(resumed_at, settings.epochs):
             started = time.monotonic()
             losses.append(self.train_epoch(epoch))
             validation.append(self.validate(epoch))
-            final = all(item.is_final(epoch, settings.epochs) for item in self._projections())
-            if final and (best is None or validation[-1] < validation[best[0]]):
-                best = (epoch, [variable.numpy() for variable in self.model.variables])
+            best = self._better(epoch, validation, best)
             seconds += time.monotonic() - started
             store.save(self._arrays(), losses, validation, best, seconds)
-            if settings.patience is not None and best is not None and epoch - best[0] >= settings.patience:
+            if settings.patience is not None and best is not None and len(losses) - best[0] >= settings.patience:
                 break
         if best is None:
             raise TrainingError(f"{self.technique}: no epoch reached its final form.", hint="Train for more epochs.")
         for variable, values in zip(self.model.variables, best[1], strict=True):
             variable.assign(values)
         store.remove()
-        return History(tuple(losses), tuple(validation), best[0], round(seconds, 2), resumed_at)
+        start = validation[0] if math.isfinite(validation[0]) else None
+        return History(tuple(losses), tuple(validation[1:]), start, best[0] - 1, round(seconds, 2), resumed_at)
+
+    def _start_loss(self) -> float:
+        """On the validation samples; infinite where it is no number: the first epoch will tell."""
+        loss = self._validation_loss()
+        return loss if math.isfinite(loss) else math.inf
+
+    def _better(
+        self, epoch: int, validation: list[float], best: tuple[int, list[np.ndarray]] | None
+    ) -> tuple[int, list[np.ndarray]] | None:
+        """The weights as they are, if they have their final form and the lowest loss so far; else the best before."""
+        final = all(item.is_final(epoch, self.job.settings.epochs) for item in self._projections())
+        if not final or math.isinf(validation[-1]) or (best is not None and validation[-1] >= validation[best[0]]):
+            return best
+        return len(validation) - 1, [variable.numpy() for variable in self.model.variables]
 
     def train_epoch(self, epoch: int) -> float:
         """One pass over the training samples; returns their mean loss. Raises TrainingError where it is no number."""
@@ -280,7 +299,13 @@ class Run:
         return tf.reduce_sum(self._loss(inputs, labels, positions, outputs, wanted))
 
     def validate(self, epoch: int) -> float:
-        """Mean loss on the validation samples."""
+        """Mean loss on the validation samples. Raises TrainingError where it is no number."""
+        loss = self._validation_loss()
+        if not math.isfinite(loss):
+            raise TrainingError(f"{self.technique}: the validation loss is {loss:g} after epoch {epoch + 1}.")
+        return loss
+
+    def _validation_loss(self) -> float:
         for item in self.latents:
             item.project()
         total, validation = 0.0, self.job.data.validation
@@ -289,10 +314,7 @@ class Run:
         for inputs, labels, positions in validation.batches(_EVALUATION_BATCH):
             # Validation samples all count as labelled ones.
             total += float(self.judge(inputs, labels, tf.zeros_like(positions)))
-        loss = total / validation.count
-        if not math.isfinite(loss):
-            raise TrainingError(f"{self.technique}: the validation loss is {loss:g} after epoch {epoch + 1}.")
-        return loss
+        return total / validation.count
 
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *(item.stored for item in self.latents), *self.optimizer.variables]
