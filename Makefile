@@ -6,7 +6,7 @@ VENV ?= .venv
 DEVICE ?= rpi4
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Two cores share a test run; models and data come from EDGECOMP_DATA.
+# Two cores share a test run, but for what measures on a device; models and data come from EDGECOMP_DATA.
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: fit test test-slow check lint types clean
@@ -27,7 +27,8 @@ test: check
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
 test-slow: $(VENV)/.installed-dev device-venvs
-	$(PYTEST) -m slow
+	$(PYTEST) -n 2 --dist loadgroup -m "slow and not device"
+	$(PYTEST) -m "slow and device"
 
 # Boards in the field have one runtime or the other, never both: each gets a venv of its own.
 .PHONY: device-venvs

@@ -6,6 +6,7 @@ without quantization-aware training at its end, once; for each budget the best o
 every budget with an empty store. Optuna may train as many recipes as the planner did in full. Scores are those on
 validation, which all three choose by: the best of so many noisy candidates flatters the grid. So the planner is held
 against what the grid would choose if it had to keep 0.3 pp from the limit; what it finds at the limit is told, too.
+ResNet8 learns from 1,000 of its images and is validated on 1,000 others: with all of them its grid takes hours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.figures import DATA, Figure, SkippedError, Target, run, say
 from edgecomp.budget import Values
@@ -47,12 +50,17 @@ _NO_LIMITS = dict.fromkeys(("min_accuracy", "max_flips", "max_model_size", "max_
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with its data, the drop that it may have, and how it is fine-tuned."""
+    """A model with its data, the drop that it may have, and how it is fine-tuned.
+
+    Attributes:
+        images: So many training and as many validation samples of the data; None: all, as the data says.
+    """
 
     model: str
     data: DataOptions
     drop: Drop
     epochs: int
+    images: int | None = None
 
 
 SUBJECTS = {
@@ -61,6 +69,7 @@ SUBJECTS = {
         DataOptions(str(DATA / "resnet8-cifar10" / "cifar10_lossless_4k_1k.npz")),
         Drop(0.04),
         10,
+        images=1000,
     ),
     "fsdd": Subject(
         "fsdd/fsdd_dscnn.keras",
@@ -82,14 +91,27 @@ SUBJECTS = {
 }
 
 
+def part_of(data: DataOptions, images: int, path: Path) -> DataOptions:
+    """The same data with fewer training samples, and as many of the others to validate on, written to a file."""
+    with np.load(data.source) as stored:
+        arrays = dict(stored)
+    order = np.random.default_rng(0).permutation(len(arrays["x_train"]))
+    taken = {"train": order[:images], "val": order[images : 2 * images]}
+    arrays |= {f"{axis}_{split}": arrays[f"{axis}_train"][places] for split, places in taken.items() for axis in "xy"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return replace(data, source=str(path))
+
+
 @contextmanager
 def opened(subject: Subject, epochs: int, store: Path) -> Iterator[Lab]:
     """A lab for the device, without a flash limit, whose base is the plain INT8 candidate."""
+    data = subject.data if subject.images is None else part_of(subject.data, subject.images, store / "part.npz")
     profile = load_profile(_DEVICE)
     budget = budget_of(profile, {**_NO_LIMITS, "max_accuracy_drop": subject.drop})
     request = FitRequest(
         model=DATA / subject.model,
-        data=subject.data,
+        data=data,
         targets=(Device(profile, budget, profile.precisions.io),),
         out=store / "bundles",
         effort="standard",

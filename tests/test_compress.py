@@ -161,6 +161,7 @@ def test_a_worker_that_is_killed_for_memory_is_one_sentence(run_cli, tmp_path, m
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".unfinished"]  # No result, but no work lost.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["cluster", "qat"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_files(run, tmp_path, when):
     """kill -9 of the whole command in the first or in the second step; the same command again."""

@@ -72,6 +72,7 @@ class TestResNet8:
         assert drop["high"] - drop["low"] < 3.0
         assert drop["low"] <= drop["value"] <= drop["high"]
 
+    @pytest.mark.slow
     def test_tight_limits_walk_down_the_whole_plan(self, data_folder, tmp_path):
         model, data = (data_folder / name for name in CIFAR)
         arguments = (model, "--data", data, "--device", "rpi4", "--device", "stm32l4r5", "--max-model-size", "40KiB")
@@ -101,6 +102,7 @@ class TestResNet8:
         assert coded["packing"]["kinds"] == ["HUFFMAN"]  # too large slimmed: coded, and too large still
         assert coded["model_bytes"] < coded["packing"]["plain_bytes"] < coded["packing"]["unpacked_bytes"]
 
+    @pytest.mark.slow
     def test_sensitive_layers_are_kept_when_int8_misses_the_accuracy(self, data_folder, tmp_path):
         model, data = (data_folder / name for name in CIFAR)
         # Asked for as they are: without --precision repair would come between them, and be enough here.
@@ -118,7 +120,14 @@ class TestResNet8:
 @pytest.mark.parametrize(
     ("model", "data", "options", "float_accuracy", "samples"),
     [
-        ("mnist/mnist_lenet.keras", "mnist/mnist.npz", ("--mean", "0", "--std", "255"), 0.986, 10_000),
+        pytest.param(
+            "mnist/mnist_lenet.keras",
+            "mnist/mnist.npz",
+            ("--mean", "0", "--std", "255"),
+            0.986,
+            10_000,
+            marks=pytest.mark.slow,
+        ),
         ("fsdd/fsdd_dscnn.keras", "fsdd/fsdd_logmel.npz", ("--mean=-8", "--std", "4"), 0.9633, 300),
         (
             "har-spsw/har_cnn1d.keras",
@@ -153,7 +162,7 @@ def test_keras_3_models(data_folder, tmp_path, model, data, options, float_accur
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+@pytest.mark.parametrize("io", [pytest.param("float32", marks=pytest.mark.slow), "int8", "uint8"])
 def test_io_type_is_that_of_the_file(data_folder, tmp_path, io):
     model, data = (data_folder / name for name in CIFAR)
     code, body = fit(tmp_path, model, "--data", data, "--device", "rpi4", "--precision", "INT8", "--io", io)

@@ -57,7 +57,7 @@ class TestTiming:
         assert chosen_of(body, "there")["breaks"] == []
         assert code == 4  # a measurement was taken but cannot be trusted for this limit
 
-    @pytest.mark.parametrize(("verdict", "code"), [("valid", 3), ("noisy", 4)])
+    @pytest.mark.parametrize(("verdict", "code"), [pytest.param("valid", 3, marks=pytest.mark.slow), ("noisy", 4)])
     def test_only_a_valid_timing_judges(self, tmp_path, monkeypatch, run_cli, verdict, code):
         """The verdict is a stand-in, for no test can make this machine quiet. A nanosecond is what no timing meets."""
         reasons = () if verdict == "valid" else ("a stand-in",)
