@@ -6,7 +6,8 @@ without quantization-aware training at its end, once; for each budget the best o
 every budget with an empty store. Optuna may train as many recipes as the planner did in full. Scores are those on
 validation, which all three choose by: the best of so many noisy candidates flatters the grid. So the planner is held
 against what the grid would choose if it had to keep 0.3 pp from the limit; what it finds at the limit is told, too.
-ResNet8 learns from 1,000 of its images and is validated on 1,000 others: with all of them its grid takes hours.
+ResNet8 learns from 1,000 of its images, is validated on 1,000 others, and none of the three may train it for rounding:
+its grid would take hours.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Subject:
 
     Attributes:
         images: So many training and as many validation samples of the data; None: all, as the data says.
+        can_qat: Recipes may end with quantization-aware training.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Subject:
     drop: Drop
     epochs: int
     images: int | None = None
+    can_qat: bool = True
 
 
 SUBJECTS = {
@@ -70,6 +73,7 @@ SUBJECTS = {
         Drop(0.04),
         10,
         images=1000,
+        can_qat=False,
     ),
     "fsdd": Subject(
         "fsdd/fsdd_dscnn.keras",
@@ -160,9 +164,9 @@ def seconds_of(trials: list[Trial]) -> float:
     return sum(trial.result.seconds or 0.0 for trial in trials if trial.result is not None)
 
 
-def search(lab: Lab, *, by_optuna: int | None = None) -> Ladder:
+def search(lab: Lab, *, can_qat: bool, by_optuna: int | None = None) -> Ladder:
     """The planner's search, or so many proposals of Optuna alone."""
-    ladder = Ladder(lab.target.budget, Objective.LATENCY, lab, use_short=by_optuna is None)
+    ladder = Ladder(lab.target.budget, Objective.LATENCY, lab, use_short=by_optuna is None, can_qat=can_qat)
     if by_optuna is None:
         ladder.climb(wanted_families(lab))
     else:
@@ -171,12 +175,12 @@ def search(lab: Lab, *, by_optuna: int | None = None) -> Ladder:
     return ladder
 
 
-def grid(lab: Lab) -> list[Trial]:
-    """Every recipe of every family in full, with and without quantization-aware training."""
+def grid(lab: Lab, *, can_qat: bool) -> list[Trial]:
+    """Every recipe of every family in full, with and without quantization-aware training if that is allowed."""
     trials = []
     for family in wanted_families(lab):
         for recipe in family.recipes:
-            for asked in (recipe, with_qat(recipe)):
+            for asked in (recipe, with_qat(recipe) if can_qat else None):
                 if asked is not None:
                     trials.append(lab.train(asked, short=False))
         say(f"   grid: {family.name} done, {epochs_of(trials)} epochs so far")
@@ -208,20 +212,25 @@ def best_of_grid(lab: Lab, made: list[Trial], spare: float) -> Values | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One budget: what each of the three found, and what it took the planner."""
+    """One budget: what the planner and the grid found, and what it took the planner."""
 
     budget: str
+    share: float
     ladder: Ladder
-    optuna: Values | None
     grid: Values | None
     grid_at_limit: Values | None
+
+    @property
+    def trained(self) -> int:
+        """Recipes that the planner trained in full: Optuna may train as many, one at least."""
+        return max(1, sum(trial.stage == "full" for trial in self.ladder.trials))
 
     def told(self) -> str:
         """In one line."""
         trials = self.ladder.trials
         return (
             f"planner {_told(self.ladder.best)}, {epochs_of(trials)} epochs, {seconds_of(trials):.0f} s; "
-            f"grid {_told(self.grid)}, at the limit {_told(self.grid_at_limit)}; Optuna {_told(self.optuna)}"
+            f"grid {_told(self.grid)}, at the limit {_told(self.grid_at_limit)}"
         )
 
 
@@ -241,19 +250,23 @@ def measure(options: argparse.Namespace) -> list[Figure]:
 def _compared(name: str, subject: Subject, epochs: int, folder: Path) -> list[Figure]:
     rows = []
     with opened(subject, epochs, folder / "grid") as lab:
-        made = grid(lab)
+        made = grid(lab, can_qat=subject.can_qat)
         found = {
             budget: [best_of_grid(limited(lab, share), made, spare) for spare in (_SAME, 0.0)]
             for budget, share in _SHARES.items()
         }
     for budget, share in _SHARES.items():
         with opened(subject, epochs, folder / f"planner-{budget}") as lab:
-            ladder = search(limited(lab, share))
-        trained = sum(trial.stage == "full" for trial in ladder.trials)
-        with opened(subject, epochs, folder / f"optuna-{budget}") as lab:
-            scratch = search(limited(lab, share), by_optuna=max(trained, 1)).best
-        rows.append(Row(budget, ladder, scratch, *found[budget]))
+            ladder = search(limited(lab, share), can_qat=subject.can_qat)
+        rows.append(Row(budget, share, ladder, *found[budget]))
         say(f"   {name}, {budget}: {rows[-1].told()}")
+    for row in rows:
+        with opened(subject, epochs, folder / f"optuna-{row.budget}") as lab:
+            scratch = search(limited(lab, row.share), can_qat=subject.can_qat, by_optuna=row.trained)
+        say(
+            f"   {name}, {row.budget}: Optuna {_told(scratch.best)}, {epochs_of(scratch.trials)} epochs, "
+            f"{seconds_of(scratch.trials):.0f} s"
+        )
     total, seconds = epochs_of(made), seconds_of(made)
     figures = [
         Figure(f"{name}: epochs, planner / grid ({total})", "times",

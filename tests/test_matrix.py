@@ -362,6 +362,7 @@ def request_for(folder, model, **more):
     return FitRequest(**known | more)
 
 
+@pytest.mark.slow
 def test_without_a_store_nothing_names_a_run(models, tmp_path):
     done = fit_matrix([models / "linear.keras", models / "cut.keras"], request_for(tmp_path, models, store=None))
     assert (done.run, done.fits[0].run, done.rows[0].run) == (None, None, None)
@@ -398,6 +399,7 @@ class TestMistakes:
         assert done.exit_code == 2
         assert "Error: cnn.keras is given twice." in done.stderr
 
+    @pytest.mark.slow
     def test_what_is_wrong_with_all_of_them_is_one_error(self, models, tmp_path):
         done = called(
             *command(tmp_path, models / "cnn.keras", models / "linear.keras", "--metric", "acuracy", "--json")
@@ -421,6 +423,7 @@ class TestMistakes:
         assert [run.summary.status for run in runs_of(tmp_path)] == ["interrupted", "interrupted"]
 
 
+@pytest.mark.slow
 def test_a_plan_of_several_models_trains_nothing(models, tmp_path):
     done = called(
         *command(tmp_path, models / "linear.keras", models / "cut.keras", "--effort", "quick", *LIMITS, name="plan")
@@ -442,6 +445,7 @@ def test_models_of_a_file(models, tmp_path, run_cli):
     assert [row["status"] for row in json.loads(done.stdout)["rows"]] == ["fits", "failed"]
 
 
+@pytest.mark.slow
 class TestBest:
     """With fits of the digits whose figures are then set to what the case needs."""
 

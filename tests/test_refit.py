@@ -37,7 +37,7 @@ save_keras(model, Path(sys.argv[2]))
 
 
 # One worker makes the fit that all of these start from.
-pytestmark = pytest.mark.xdist_group("planned")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("planned")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -181,7 +181,6 @@ def test_a_model_that_has_lost_its_accuracy_is_searched_for(planned, changed, tm
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_no_time_to_replay(planned, changed, tmp_path):
     limited = ("--effort", "quick", "--time-limit", "1s")
     done = refit(planned.bundle, changed("near"), tmp_path / "store", tmp_path / "out", *limited, "--json")
@@ -256,7 +255,6 @@ class TestRefused:
         assert "cannot be read as a bundle" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_limit_that_no_longer_holds_is_searched_for(planned, tmp_path):
     """The old file is one byte too large by now, but less accuracy is enough: something smaller is found."""
     bundle = tmp_path / "bundle"
