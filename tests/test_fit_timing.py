@@ -77,6 +77,7 @@ class TestTiming:
         else:
             assert made[0]["breaks"] == []
 
+    @pytest.mark.slow
     def test_an_estimate_rejects_before_the_timing_only_with_its_whole_interval(self, tmp_path, unlimited):
         asked = ("--precision", "INT8")
         estimate = chosen_of(unlimited, "rpi4")["estimated_latency_ms"]

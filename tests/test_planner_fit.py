@@ -64,6 +64,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 class TestFit:
     def test_a_compressed_file_fits(self, planned):
         assert planned.fit.code == 0
@@ -143,6 +144,7 @@ def broken(candidate):
     return {item["limit"] for item in candidate["breaks"]}
 
 
+@pytest.mark.slow
 class TestPlan:
     """With two trainers, which must train nothing either."""
 
@@ -169,6 +171,7 @@ class TestPlan:
         assert planned.plan_run.result["float_model"]["accuracy"]["split"] == "test"
 
 
+@pytest.mark.slow
 class TestExplain:
     @pytest.fixture(scope="class")
     @staticmethod
