@@ -62,6 +62,9 @@ class Group(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("Interrupted.", err=True)
             code = EXIT_INTERRUPTED
+            # CPython notes a Ctrl-C that ends `exec` of a string (dataclasses are made so); `python -m` would
+            # then die of SIGINT in place of our exit code. The next `exec` clears the note (bpo-1054041).
+            exec("")  # noqa: S102
         except BrokenPipeError:
             # Whoever read our output has enough of it; Python's own flush at exit must not complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

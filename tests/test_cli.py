@@ -197,6 +197,20 @@ def test_a_mistake_gets_one_sentence_and_its_exit_code(files, tmp_path, run_cli,
     assert not bundles.exists() or list(bundles.iterdir()) == []
 
 
+def test_ctrl_c_inside_exec_ends_with_130(tmp_path):
+    """After it `python -m` would die of the signal at its end, without our exit code. Dataclasses are made so."""
+    (tmp_path / "interrupted.py").write_text(
+        "from edgecomp.cli import main\n"
+        "main.commands['check'].callback = lambda **_: exec('raise KeyboardInterrupt')\n"
+        "main(['check', 'model.tflite', '--device', 'rpi4'])\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    paths = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "Interrupted.")
+
+
 def test_with_json_an_error_is_an_object_too(run_cli):
     result = run_cli("fit", "--device", "rpi", "--json")
     body = json.loads(result.stdout)

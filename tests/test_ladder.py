@@ -23,10 +23,14 @@ def recipe(name: str, place: int) -> Recipe:
 
 @dataclass
 class World:
-    """Made-up truth: figures of every recipe, resources falling and the drop rising with strength."""
+    """Made-up truth: figures of every recipe, resources falling and the drop rising with strength.
+
+    The drop is larger by `recovery` after a few epochs, by `untrained` without any.
+    """
 
     truth: dict[str, Values]
     recovery: float = 0.0
+    untrained: float = 0.3
     trained: list[tuple[str, bool]] = field(default_factory=list)
     previewed: list[str] = field(default_factory=list)
 
@@ -35,7 +39,7 @@ class World:
 
     def preview(self, asked: Recipe) -> Trial:
         self.previewed.append(str(asked))
-        return Trial(asked, "preview", self._known(asked, 0.3))
+        return Trial(asked, "preview", self._known(asked, self.untrained))
 
     def train(self, asked: Recipe, *, short: bool) -> Trial:
         self.trained.append((str(asked), short))
@@ -72,7 +76,7 @@ def worlds(draw):
                 drops[place] / 1000, 0.9, falls[0][place], falls[1][place], latency_ms=float(falls[2][place])
             )
         families.append(Family(name, recipes, GAINS))
-    return World(truth, draw(st.sampled_from([0.0, 0.005, 0.019]))), families
+    return World(truth, draw(st.sampled_from([0.0, 0.005, 0.019])), draw(st.sampled_from([0.02, 0.3]))), families
 
 
 @st.composite
@@ -187,6 +191,16 @@ def test_a_hopeless_form_gets_a_few_epochs_only():
     Ladder(Budget(Drop(0.01)), Objective.SIZE, world, can_qat=False).climb([family(2)])
     assert (str(recipe("structured_prune", 1)), True) in world.trained
     assert (str(recipe("structured_prune", 1)), False) not in world.trained
+
+
+def test_what_holds_without_training_needs_no_few_epochs():
+    """Without training 0.9 pp below where 1 pp is allowed, or 1.1: only the second is in doubt."""
+    for untrained, stages in ((0.009, {False}), (0.011, {False, True})):
+        world = line(0.0, 0.0)
+        world.untrained = untrained
+        ladder = Ladder(Budget(Drop(0.01)), Objective.SIZE, world, can_qat=False)
+        assert ladder.attempt(recipe("structured_prune", 1), alone=False)
+        assert {short for _, short in world.trained} == stages
 
 
 def test_what_rounding_costs_is_won_back_by_training_with_it():

@@ -84,7 +84,7 @@ class Ladder:
 
     Attributes:
         best: What to beat: figures of the best candidate that fits, trained or not; None: nothing fits yet.
-        use_short: Train for a few epochs first where there are several families.
+        use_short: Train for a few epochs first where there are several families, unless the preview holds the accuracy.
         can_qat: Quantization-aware training may win back what rounding costs.
         combines: Try two families together where no single one fits.
         trials: Everything that was looked at, in order.
@@ -105,8 +105,8 @@ class Ladder:
         entered = [(trial, family) for family in families if (trial := self._enter(family)) is not None]
         # Of equal ones the simpler comes first; sorting is stable.
         entered.sort(key=lambda item: (_quality_gap(item[0].broken), len(item[0].recipe.steps)))
-        if self.use_short and len(entered) > 1:
-            self.oracle.expect([trial.recipe for trial, _ in entered], short=True)
+        if len(entered) > 1:
+            self.oracle.expect([trial.recipe for trial, _ in entered if self._is_doubtful(trial)], short=True)
         for trial, family in entered:
             self._climb(family, trial, alone=len(entered) == 1)
         if self.combines and self.chosen is None and self.best is None:
@@ -202,9 +202,10 @@ class Ladder:
 
     def attempt(self, recipe: Recipe, *, alone: bool) -> bool:
         """Take a recipe as far as it is worth it; True if it fits."""
-        if not self._is_worth(self._preview(recipe)):
+        preview = self._preview(recipe)
+        if not self._is_worth(preview):
             return False
-        if self.use_short and not alone:
+        if self._is_doubtful(preview) and not alone:
             short = self._train(recipe, short=True)
             if short is None or short.values is None or _quality_gap(short.broken) > _SHORT_RECOVERY:
                 return False
@@ -217,6 +218,10 @@ class Ladder:
         if full.fits and full.values is not None and (self.best is None or self._is_progress(full.values)):
             self.best, self.chosen = full.values, full
         return full.fits
+
+    def _is_doubtful(self, preview: Trial) -> bool:
+        """Whether a few epochs have something to say: what holds the accuracy without any is trained in full."""
+        return self.use_short and _quality_gap(preview.broken) > 0
 
     def _is_progress(self, values: Values) -> bool:
         return self.best is None or is_better(values, self.best, self.objective)
