@@ -53,6 +53,7 @@ def test_steps_are_in_the_order_in_which_they_compose(run):
     assert "cluster(num_clusters=8)" in printed
 
 
+@pytest.mark.slow
 def test_the_int8_file_has_as_few_values_as_asked_for(run):
     """Read off the file by itself: at most 8 integers a channel wherever a layer was clustered."""
     folder, _, report = run

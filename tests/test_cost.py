@@ -401,6 +401,7 @@ def of_the_target(left_out, scheme, *groups):
     return summary([item for item in left_out[scheme] if item.row.bar and item.row.group in groups])
 
 
+@pytest.mark.slow
 class TestLeaveOneModelOut:
     """The target: median error at most 15 %, at least 85 % of the rows inside, median half-width at most 30 %."""
 

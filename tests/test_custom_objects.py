@@ -57,6 +57,7 @@ def test_without_the_class_its_name_is_told(folder, run_cli, monkeypatch):
 
 
 @pytest.mark.parametrize("spec", ["own_layers", "own_layers:objects"])
+@pytest.mark.slow
 def test_with_the_class_the_model_is_converted(folder, run_cli, monkeypatch, spec):
     monkeypatch.chdir(folder)
     model = next(str(path) for path in folder.glob("model.*"))

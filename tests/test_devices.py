@@ -323,6 +323,7 @@ def fit(run_cli, here, *devices):
     return {device["device"]: device for device in json.loads(result.stdout)["devices"]}
 
 
+@pytest.mark.slow
 def test_fits_for_accelerators_and_variants(here, run_cli):
     """The Ethos-U runs what TFLM gives it, so the file is checked in TFLM; the Edge TPU hangs on LiteRT."""
     results = fit(run_cli, here, "coral-usb-rpi4", "ethos-u55-256", "stm32l4r5-x-cube-ai", "esp32s3-psram")

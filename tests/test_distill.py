@@ -269,6 +269,7 @@ def test_samples_adjust_what_is_inherited(digits):
     assert adjusted > inherited + 0.1
 
 
+@pytest.mark.slow
 def test_a_student_learns(digits, tmp_path):
     model, bound, context = digits
     options = Options(width=0.5, depth=0)

@@ -135,6 +135,7 @@ class TestDemo:
         assert {path.name for path in folder.iterdir()} == {"bundles"}
         assert len(list((folder / "bundles").iterdir())) == 6  # a folder and a .zip a device
 
+    @pytest.mark.slow
     def test_bench_of_a_bundle(self, demo):
         folder, body = demo
         bundle = body["devices"][0]["bundle"]

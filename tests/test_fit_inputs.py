@@ -33,6 +33,7 @@ def images(digits, **more):
 
 
 class TestTasks:
+    @pytest.mark.slow
     def test_several_inputs_and_outputs(self, models, digits, tmp_path):
         arrays = {}
         for split in ("train", "val", "calib", "test"):
@@ -51,6 +52,7 @@ class TestTasks:
             assert 0 <= chosen_of(body, device)["accuracy"]["value"] < 0.35
             assert chosen_of(body, device)["agreement"]["value"] > 0.9
 
+    @pytest.mark.slow
     def test_regression_is_judged_by_its_error(self, models, digits, tmp_path):
         labels = {
             key.replace("x_", "y_"): value.reshape(len(value), -1).mean(1) / 16 + 0.25
@@ -76,6 +78,7 @@ class TestTasks:
         assert done.returncode == 2
         assert "--max-accuracy-drop 1pp is in percentage points, which mse has not" in done.stderr
 
+    @pytest.mark.slow
     def test_without_labels_the_answers_of_the_float_model_count(self, digits, tmp_path):
         np.savez(tmp_path / "data.npz", **images(digits))
         code, body = fit(tmp_path, DIGITS / "digits_cnn.keras", "--data", "data.npz", *SCALED, "--device", "rpi4")
@@ -87,6 +90,7 @@ class TestTasks:
         assert chosen["agreement"]["value"] >= 0.99
         assert any("There are no labels" in note for note in body["notes"])
 
+    @pytest.mark.slow
     def test_a_metric_of_the_users_own(self, tmp_path):
         (tmp_path / "mine.py").write_text(
             "def sevens(labels, outputs):\n"
@@ -114,6 +118,7 @@ class TestSources:
         assert chosen_of(body, "rpi4")["accuracy"]["samples"] == 360
         assert body["float_model"]["accuracy"]["value"] == pytest.approx(354 / 360)  # as from the .npz
 
+    @pytest.mark.slow
     def test_a_function_that_streams(self, tmp_path):
         (tmp_path / "stream.py").write_text(
             "import numpy as np\n"
@@ -133,6 +138,7 @@ class TestSources:
         }
 
     @pytest.mark.data
+    @pytest.mark.slow
     def test_a_float_tflite_without_a_signature(self, data_folder, tmp_path):
         folder = data_folder / "resnet8-cifar10"
         options = ("--data", folder / "cifar10_lossless_4k_1k.npz", "--device", "stm32l4r5")
@@ -171,6 +177,7 @@ class TestWhatDevicesCannotTake:
         assert "MatrixDeterminant" in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.slow
     def test_a_recurrent_layer_fits_without_integers_and_says_so(self, models, digits, tmp_path):
         arrays = {key: value[..., 0] if key.startswith("x_") else value for key, value in digits.items()}
         np.savez(tmp_path / "data.npz", **arrays)

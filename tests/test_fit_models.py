@@ -11,6 +11,7 @@ CIFAR = ("resnet8-cifar10/pretrainedResnet.h5", "resnet8-cifar10/cifar10_lossles
 
 
 @pytest.mark.data
+@pytest.mark.slow
 class TestResNet8:
     """MLPerf Tiny's image classification model: float 0.881 on these 1,000 images, reference int8 file 98,496 bytes."""
 
@@ -72,7 +73,6 @@ class TestResNet8:
         assert drop["high"] - drop["low"] < 3.0
         assert drop["low"] <= drop["value"] <= drop["high"]
 
-    @pytest.mark.slow
     def test_tight_limits_walk_down_the_whole_plan(self, data_folder, tmp_path):
         model, data = (data_folder / name for name in CIFAR)
         arguments = (model, "--data", data, "--device", "rpi4", "--device", "stm32l4r5", "--max-model-size", "40KiB")
@@ -102,7 +102,6 @@ class TestResNet8:
         assert coded["packing"]["kinds"] == ["HUFFMAN"]  # too large slimmed: coded, and too large still
         assert coded["model_bytes"] < coded["packing"]["plain_bytes"] < coded["packing"]["unpacked_bytes"]
 
-    @pytest.mark.slow
     def test_sensitive_layers_are_kept_when_int8_misses_the_accuracy(self, data_folder, tmp_path):
         model, data = (data_folder / name for name in CIFAR)
         # Asked for as they are: without --precision repair would come between them, and be enough here.
@@ -162,7 +161,8 @@ def test_keras_3_models(data_folder, tmp_path, model, data, options, float_accur
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("io", [pytest.param("float32", marks=pytest.mark.slow), "int8", "uint8"])
+@pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
+@pytest.mark.slow
 def test_io_type_is_that_of_the_file(data_folder, tmp_path, io):
     model, data = (data_folder / name for name in CIFAR)
     code, body = fit(tmp_path, model, "--data", data, "--device", "rpi4", "--precision", "INT8", "--io", io)

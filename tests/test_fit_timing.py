@@ -41,6 +41,7 @@ class TestTiming:
         assert not latency["is_profile_device"]
         assert "not the profile's device" in latency["on"]
 
+    @pytest.mark.slow
     def test_it_is_never_held_against_the_limit_of_the_device(self, tmp_path):
         # A nanosecond: any timing would break it, if it counted.
         arguments = (
@@ -95,6 +96,7 @@ class TestTiming:
     @pytest.mark.parametrize(
         ("option", "factor", "fits"), [("latency", 1.01, True), ("latency", 0.99, False), ("energy", 0.99, False)]
     )
+    @pytest.mark.slow
     def test_without_a_host_the_estimate_decides(self, tmp_path, unlimited, option, factor, fits):
         asked = ("--device", "stm32l4r5", "--precision", "INT8")
         made = chosen_of(unlimited, "stm32l4r5")

@@ -202,6 +202,7 @@ def test_a_packed_file_has_an_estimate_above_that_of_the_plain_one(shop):
     assert not any("DECODE" in note for note in before.latency.notes)
 
 
+@pytest.mark.slow
 class TestFit:
     """Through the command line."""
 

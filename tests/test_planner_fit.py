@@ -234,6 +234,7 @@ def test_an_impossible_budget_trains_nothing_and_names_the_nearest(tmp_path):
     assert list((tmp_path / "bundles").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_time_trains_nothing_and_says_so(tmp_path):
     """INT8 fits; only training with rounding could lose less accuracy, and there is no time for it."""
     done = fitted(tmp_path, *DEVICE, "--minimize", "accuracy-drop", "--time-limit", "1s")
@@ -245,6 +246,7 @@ def test_no_time_trains_nothing_and_says_so(tmp_path):
     assert all("not trained: it would take about" in reason and "are left" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_a_technique_that_takes_too_much_memory_or_dies_is_a_failed_candidate(tmp_path, monkeypatch):
     """On the first device its loss wants more than a worker may have, on the second the kernel kills it."""
     (tmp_path / "dies.py").write_text(
@@ -292,6 +294,7 @@ def test_a_tflite_file_has_nothing_to_train(tmp_path):
     assert all(item["recipe"] is None for item in done.device["candidates"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(tmp_path):
     """A disk that has room for the journal of a run, and for none of its candidates."""
     disk = tmp_path / "disk"

@@ -190,11 +190,12 @@ def few_values_and_zeros(rows):
     ("change", "zeros", "values"),
     [
         (half_zeros, 0.5, None),
-        pytest.param(few_values, None, 8, marks=pytest.mark.slow),
+        (few_values, None, 8),
         (few_values_and_zeros, 0.5, 8),
     ],
     ids=["pruned", "clustered", "both"],
 )
+@pytest.mark.slow
 def test_what_was_made_of_the_weights_is_kept(model, data, change, zeros, values):
     from edgecomp.compress._qat_check import check_kernels
 
@@ -489,6 +490,7 @@ class Logarithm(tf_keras.layers.Layer):
         return tf.math.log1p(tf.abs(inputs))
 
 
+@pytest.mark.slow
 def test_layers_without_integers_stay_float_and_are_listed(model, bound, data):
     """A layer of one's own, some that TFLite's quantizer leaves out, and a loop (WHILE): no crash, they are named."""
     k = tf_keras.layers
@@ -504,6 +506,7 @@ def test_layers_without_integers_stay_float_and_are_listed(model, bound, data):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_har_which_was_one_dimensional(data_folder, tmp_path):
     folder = data_folder / "har-spsw"
     model = load_trainable(str(folder / "har_cnn1d.keras"), trust_code=False)

@@ -556,6 +556,7 @@ class TestMeasuring:
         assert notes == [note]
 
 
+@pytest.mark.slow
 def test_a_fit_without_labels(tmp_path, capsys):
     """Only what needs no truth: flips, and agreement under corruption."""
     from edgecomp.report.terminal import print_fit

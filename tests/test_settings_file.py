@@ -270,6 +270,7 @@ def test_without_a_device_anywhere(write, run_cli):
     assert "Missing option '--device'" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_fit_from_a_file_alone(write, run_cli, tmp_path):
     shutil.copy(DIGITS / "digits_cnn.keras", tmp_path / "model.keras")
     shutil.copy(DIGITS / "digits.npz", tmp_path / "data.npz")

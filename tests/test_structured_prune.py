@@ -347,6 +347,7 @@ def accuracy(model, samples):
     return right / samples.count
 
 
+@pytest.mark.slow
 def test_half_of_the_macs_go_and_fine_tuning_recovers(data, trained, tmp_path):
     options = structured_prune.Options(ratio=0.5)
     preview = structured_prune.preview(trained, options, context(data, trained))
