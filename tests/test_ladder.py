@@ -193,6 +193,18 @@ def test_a_hopeless_form_gets_a_few_epochs_only():
     assert (str(recipe("structured_prune", 1)), False) not in world.trained
 
 
+@pytest.mark.parametrize(
+    ("technique", "gap", "is_trained"),
+    [("distill", 0.049, True), ("distill", 0.051, False), ("cluster", 0.099, True), ("cluster", 0.101, False)],
+)
+def test_the_band_after_a_few_epochs(technique, gap, is_trained):
+    """5 pp, and 10 for codebooks, which quantization-aware training wins back as well."""
+    asked = recipe(technique, 0)
+    world = World({str(asked): Values(0.01, 0.9, 1000, 10, latency_ms=10.0)}, recovery=gap)
+    Ladder(Budget(Drop(0.01)), Objective.SIZE, world, can_qat=False).attempt(asked, alone=False)
+    assert ((str(asked), False) in world.trained) is is_trained
+
+
 def test_what_holds_without_training_needs_no_few_epochs():
     """Without training 0.9 pp below where 1 pp is allowed, or 1.1: only the second is in doubt."""
     for untrained, stages in ((0.009, {False}), (0.011, {False, True})):
