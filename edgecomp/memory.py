@@ -164,7 +164,10 @@ def _merged(subgraph: Subgraph, alive: dict[int, tuple[int, int]]) -> dict[int, 
     for operator in subgraph.operators:
         if operator.code in _RENAMING and operator.inputs and operator.outputs:
             source, result = operator.inputs[0], operator.outputs[0]  # -1 is not in `alive`.
-            if source in alive and result in alive and not {source, result} & borders:
+            if source not in alive or result not in alive or {source, result} & borders:
+                continue
+            # A file can say anything: what changes its size is not renamed.
+            if subgraph.tensors[source].size_bytes == subgraph.tensors[result].size_bytes:
                 owner[result] = owner.get(source, source)
     merged = {index: span for index, span in alive.items() if index not in owner}
     for result, source in owner.items():

@@ -162,6 +162,15 @@ def test_what_every_plan_must_hold(graph, rules):
     assert plan.head_bytes >= largest
 
 
+def test_a_reshape_that_changes_the_size_has_memory_of_its_own():
+    """No runtime takes such a file, but check reads it: 1 byte -> 1 -> 129, each in steps of 64."""
+    tensors = tuple(Tensor(i, f"t{i}", (size,), (), "INT8", 0, False, (), ()) for i, size in enumerate((1, 1, 129, 1)))
+    codes = ("ADD", "RESHAPE", "ADD")
+    operators = tuple(Operator(i, code, 1, False, (i,), (i + 1,)) for i, code in enumerate(codes))
+    plan = plan_memory(Graph(0, (Subgraph(tensors, operators, (0,), (3,)),), (), (), False), LITERT)
+    assert plan.live_bytes == (128, 64 + 64 + 192, 64 + 192 + 64)  # The input is kept to the end.
+
+
 def test_the_layer_of_the_peak_is_named():
     # 100 -> 300 -> 10 bytes: the first operator has 112 + 304 alive (aligned to 16), the second 304 + 16.
     sizes = (100, 300, 10)
