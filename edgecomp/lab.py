@@ -306,6 +306,7 @@ class Lab:
                     technique=step.technique,
                     options=step.options.model_dump(mode="json", exclude_unset=True),
                     changes=tuple(f"{item.layer}: {item.change}" for item in told.changes),
+                    best_epoch=told.best_epoch,
                 )
                 for step, told in zip(recipe.steps, variant.steps, strict=True)
             ),

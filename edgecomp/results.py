@@ -156,6 +156,10 @@ class RecipeStepReport(_Model):
     technique: str
     options: dict[str, Any] = Field(description="As they were chosen; the others have their defaults.")
     changes: tuple[str, ...] = Field(default=(), description="What it did, by layer.")
+    best_epoch: int | None = Field(
+        default=None,
+        description="Whose weights were kept, from 1; 0: those before it, no epoch was better; null for a preview.",
+    )
 
 
 class RecipeReport(_Model):

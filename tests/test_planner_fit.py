@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgecomp.bundle.verify import verify_bundle
 from edgecomp.candidates import tflm_available
 from edgecomp.executors.limits import machine_bytes
 from edgecomp.files import sha256_of
+from edgecomp.report.story import print_story
 from edgecomp.store import Store
 from tests.conftest import ROOT, missing, read_npz
 from tests.planned_fits import (
@@ -193,6 +195,26 @@ class TestExplain:
     def test_layers_and_changes(self, planned, story):
         assert "Layers that suffer most from rounding to INT8" in story.stdout
         assert f"What {planned.fit.device['chosen']} did" in story.stdout
+
+    def test_trainings_that_were_for_nothing(self, planned, story, capsys):
+        """Told with what may help; only those in full, for a few epochs are often too few."""
+        result = json.loads(json.dumps(planned.fit_run.result))
+        done = [item for item in result["devices"][0]["candidates"] if item["recipe"]]
+        for item in done:
+            for step in item["recipe"]["steps"]:
+                assert (step["best_epoch"] is None) == (item["recipe"]["stage"] == "preview")
+                step["best_epoch"] = None if step["best_epoch"] is None else 1
+        print_story(replace(planned.fit_run, result=result))
+        assert "Training undone" not in capsys.readouterr().out
+        for item in done:
+            if item["recipe"]["stage"] == "short":
+                item["recipe"]["steps"][0]["best_epoch"] = 0
+        undone = next(item for item in done if item["recipe"]["stage"] == "full")
+        undone["recipe"]["steps"][0]["best_epoch"] = 0
+        print_story(replace(planned.fit_run, result=result))
+        told = capsys.readouterr().out.partition("Training undone")[2].splitlines()
+        assert told[1] == f"  {undone['name']}: {undone['recipe']['steps'][0]['technique']}"
+        assert told[2] == "  A --learning-rate below 0.001 or more training samples may win back more."
 
     def test_last_is_the_newest(self, planned):
         body = json.loads(called("explain", "last", "--store", planned.store, "--json").stdout)

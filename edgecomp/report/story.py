@@ -92,6 +92,7 @@ def _print_device(console: Console, result: FitResult, device: DeviceResult) -> 
         console.print("[bold]Not made[/]")
         for item in others:
             console.print(f"  {escape(item.name)}: {escape(item.reason)}")
+    _print_undone(console, recipes)
     chosen = next((item for item in device.candidates if item.status == "chosen"), None)
     if chosen is not None and chosen.recipe is not None:
         console.print(f"[bold]What {escape(chosen.name)} did[/]")
@@ -139,6 +140,24 @@ def _trained(item: CandidateResult) -> str:
         return ""
     epochs = f", {item.recipe.epochs} epochs" if item.recipe.epochs else ""
     return _STAGE[item.recipe.stage] + epochs
+
+
+def _print_undone(console: Console, items: Sequence[CandidateResult]) -> None:
+    """Trainings in full that were for nothing, and what may help."""
+    undone = [
+        (item.name, step.technique, item.recipe.settings["learning_rate"])
+        for item in items
+        if item.recipe is not None and item.recipe.stage == "full"
+        for step in item.recipe.steps
+        if step.best_epoch == 0
+    ]
+    if not undone:
+        return
+    console.print("[bold]Training undone[/] (no epoch had a lower validation loss than the weights before it)")
+    for name, technique, _ in undone:
+        console.print(f"  {escape(name)}: {technique}")
+    lowest = min(rate for *_, rate in undone)
+    console.print(f"  A --learning-rate below {lowest:g} or more training samples may win back more.")
 
 
 def _print_layers(console: Console, layers: Sequence[tuple[str, float]]) -> None:
