@@ -38,6 +38,7 @@ def run(tmp_path_factory):
     return folder, done.stdout, json.loads((folder / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_it_writes_keras_model_files_and_report(run):
     folder, _, report = run
     names = {path.name for path in folder.iterdir()}
@@ -46,6 +47,7 @@ def test_it_writes_keras_model_files_and_report(run):
         assert (folder / entry["file"]).stat().st_size == entry["model_bytes"]
 
 
+@pytest.mark.slow
 def test_steps_are_in_the_order_in_which_they_compose(run):
     _, printed, report = run
     assert [step["technique"] for step in report["steps"]] == ["cluster", "qat"]
@@ -53,6 +55,7 @@ def test_steps_are_in_the_order_in_which_they_compose(run):
     assert "cluster(num_clusters=8)" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_int8_file_has_as_few_values_as_asked_for(run):
     """Read off the file by itself: at most 8 integers a channel wherever a layer was clustered."""
@@ -78,6 +81,7 @@ def graph_data(folder, tensor):
     return bytes(np.asarray(model.buffers[found.buffer].data, np.uint8))
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_interpreter(run):
     folder, _, report = run
     data = read_npz(DATA)
@@ -89,6 +93,7 @@ def test_scores_are_those_of_the_interpreter(run):
     assert entry["scores"]["test"]["value"] > 0.9  # The float model has 0.97; guessing is 0.1.
 
 
+@pytest.mark.slow
 def test_the_packed_file_is_smaller_and_equal_in_tflm(run):
     folder, _, _ = run
     if not (folder / "model.packed.tflite").exists():
@@ -132,6 +137,7 @@ def test_wrong_usage_is_one_sentence(run_cli, tmp_path, arguments, code, text):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_tflite_file_has_no_layers_to_train(run_cli, tmp_path):
     done = run_cli("compress", ROOT / "tests" / "models" / "digits_float.tflite", "--data", DATA, "--mean", "0",
                    "--std", "16", "--technique", "prune", "--out", tmp_path)  # fmt: skip
@@ -139,6 +145,7 @@ def test_a_tflite_file_has_no_layers_to_train(run_cli, tmp_path):
     assert "holds operators and weights, but no layers that can be trained" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_training_samples(run_cli, tmp_path):
     data = read_npz(DATA)
     np.savez(tmp_path / "test_only.npz", x_test=data["x_test"], y_test=data["y_test"])
@@ -149,6 +156,7 @@ def test_without_training_samples(run_cli, tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_for_memory_is_one_sentence(run_cli, tmp_path, monkeypatch):
     """The kernel's killer sends SIGKILL: a technique that dies like that stands for it."""
     (tmp_path / "dies.py").write_text(

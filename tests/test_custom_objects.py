@@ -65,6 +65,7 @@ def test_with_the_class_the_model_is_converted(folder, run_cli, monkeypatch, spe
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_a_module_that_is_not_there(folder, run_cli, monkeypatch):
     monkeypatch.chdir(folder)
     model = next(str(path) for path in folder.glob("model.*"))
@@ -73,6 +74,7 @@ def test_a_module_that_is_not_there(folder, run_cli, monkeypatch):
     assert "--custom-objects own_layer: importing own_layer failed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_function_that_returns_something_else(folder, run_cli, monkeypatch):
     monkeypatch.chdir(folder)
     model = next(str(path) for path in folder.glob("model.*"))
@@ -92,6 +94,7 @@ def test_a_model_with_a_custom_layer_is_compressed_around_it(folder, run_cli, mo
     assert "at most 4 values a channel" in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["keras"], indirect=True)
 def test_a_keras_3_class_leaves_post_training_techniques(folder, run_cli, monkeypatch):
     monkeypatch.chdir(folder)

@@ -261,6 +261,7 @@ def test_channels_are_what_kernels_like(device, channels):
 # Training
 
 
+@pytest.mark.slow
 def test_samples_adjust_what_is_inherited(digits):
     """Half of the channels at once: with the statistics and weights renewed much more of the teacher is left."""
     model, bound, context = digits
@@ -287,6 +288,7 @@ def test_a_student_learns(digits, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_teacher_is_enough(digits, tmp_path):
     """No labels at all, and unlabelled samples behind labelled ones."""
     model, bound, context = digits

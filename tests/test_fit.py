@@ -121,6 +121,7 @@ class TestDemo:
             "pixel4": "float32",
         }
 
+    @pytest.mark.slow
     def test_one_seed_gives_one_model_and_one_bundle(self, demo, tmp_path):
         code, body = fit(tmp_path, "--device", "rpi4", "--device", "stm32l4r5")
         assert code == 0

@@ -106,6 +106,7 @@ class TestTasks:
 
 
 class TestSources:
+    @pytest.mark.slow
     def test_a_folder_of_images(self, digits, tmp_path):
         for split in ("train", "test"):
             for index, (image, label) in enumerate(zip(digits[f"x_{split}"], digits[f"y_{split}"], strict=True)):
@@ -168,6 +169,7 @@ class TestWhatDevicesCannotTake:
         code, body = fit(tmp_path, models / "with_lambda.keras", *options, "--trust-model-code")
         assert code == 0, body
 
+    @pytest.mark.slow
     def test_operators_outside_tflite_are_named(self, models, digits, tmp_path):
         arrays = {key: value[..., 0] if key.startswith("x_") else value for key, value in digits.items()}
         np.savez(tmp_path / "data.npz", **arrays)

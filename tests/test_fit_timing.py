@@ -30,6 +30,7 @@ class TestTiming:
         (folder / f"{name}.toml").write_text(text)
         return f"--device={name}.toml"
 
+    @pytest.mark.slow
     def test_a_timing_from_another_machine_is_labelled(self, tmp_path):
         code, body = fit(tmp_path, "--device", "rpi4", "--host", "local", "--python", sys.executable)
         assert code == 0
@@ -58,7 +59,8 @@ class TestTiming:
         assert chosen_of(body, "there")["breaks"] == []
         assert code == 4  # a measurement was taken but cannot be trusted for this limit
 
-    @pytest.mark.parametrize(("verdict", "code"), [pytest.param("valid", 3, marks=pytest.mark.slow), ("noisy", 4)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("verdict", "code"), [("valid", 3), ("noisy", 4)])
     def test_only_a_valid_timing_judges(self, tmp_path, monkeypatch, run_cli, verdict, code):
         """The verdict is a stand-in, for no test can make this machine quiet. A nanosecond is what no timing meets."""
         reasons = () if verdict == "valid" else ("a stand-in",)

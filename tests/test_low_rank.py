@@ -312,6 +312,7 @@ def by_method(digits):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["svd", "spatial", "tucker2"])
 def test_the_counts_told_are_those_of_the_converted_file(method, digits, by_method):
     made = by_method[method]
@@ -434,6 +435,7 @@ def test_operators_count_on_a_device(rng):
             without_data(model, options, load_profile(device))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "ratio", "before", "most"), [("rpi4", 0.35, 53_832, 17_500), ("stm32l4r5", 0.25, 49_200, 14_500)]
 )

@@ -242,6 +242,7 @@ class TestExplain:
         assert "the store holds none" in told.stderr
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_trains_nothing_and_names_the_nearest(tmp_path):
     done = called(
         *command(tmp_path, "fit", *DEVICE, "--effort", "standard", "--max-model-size", "500B", "--epochs", "2")
@@ -307,6 +308,7 @@ def test_no_training_samples(tmp_path):
     assert all(item["recipe"] is None for item in done.device["candidates"])
 
 
+@pytest.mark.slow
 def test_a_tflite_file_has_nothing_to_train(tmp_path):
     model = ROOT / "tests" / "models" / "digits_float.tflite"
     done = fitted(tmp_path, *DEVICE, "--max-model-size", "500B", model=model)
