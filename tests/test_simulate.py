@@ -60,9 +60,8 @@ OTHERS = {
     "smlal v0.8h, v1.8b, v2.8b": 0x0E228020,
     "mla v0.8h, v1.8h, v2.8h": 0x4E629420,
 }
-# The smallest model takes 9,618 instructions, some of them of Python. Processes nearly always count the very same;
-# once 19 more were seen (0.2 %). Other kernels make it tens of percent.
-SAME_COUNT = 0.01
+# Processes nearly always count the very same. Once 19 more were seen, of 9,618, for a reason that was not found.
+FEW_INSTRUCTIONS = 50
 MARK = (0xD2800000, 0xD2800001, 0xD2800000 | 141 << 5 | 8, 0xD4000001)  # x0 = 0; x1 = 0; x8 = 141; svc
 EXIT = (0xD2800000, 0xD2800000 | 94 << 5 | 8, 0xD4000001)
 
@@ -364,7 +363,7 @@ class TestModels:
     def test_the_count_is_repeatable(self, count, resnet8):
         for path in (INT8, resnet8):
             result = count(path, "cortex-a72")
-            assert result.relative_difference < SAME_COUNT
+            assert result.relative_difference < max(1e-3, FEW_INSTRUCTIONS / result.instructions)
             assert [len(values) for values in result.by_run] == [8, 8]
 
     def test_xnnpack_is_used(self, count, resnet8):
@@ -378,7 +377,7 @@ class TestModels:
         old, new = count(FLOAT, "cortex-a72"), count(FLOAT, "cortex-a76")
         assert old.is_float
         assert not count(INT8, "cortex-a72").is_float
-        assert new.instructions == pytest.approx(old.instructions, rel=SAME_COUNT)
+        assert new.instructions == pytest.approx(old.instructions, rel=1e-3, abs=FEW_INSTRUCTIONS)
         assert (old.dot_product, new.dot_product) == (0, 0)
         assert (old.half_precision, new.half_precision) == (0, 0)
 
